@@ -1,0 +1,104 @@
+//! How trees are kept and stacked: the [`Backend`] trait, its implementations, and the choice between them.
+//!
+//! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
+//! Outside semver until 1.0.
+
+use std::fmt;
+
+use crate::entry::{Attributes, EntrySink, EntryStream};
+use crate::error::Result;
+use crate::mount::Mount;
+use crate::progress::Context;
+use crate::snapshot::Usage;
+use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
+
+/// A frozen tree, as [`Backend::commit`] found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Frozen {
+    /// What the tree takes.
+    pub usage: Usage,
+    /// The root directory's attributes, which belong to the snapshot from now on.
+    pub root: Attributes,
+}
+
+impl Frozen {
+    /// A frozen tree of this usage and root.
+    pub const fn new(usage: Usage, root: Attributes) -> Self {
+        Self { usage, root }
+    }
+}
+
+/// How snapshot trees are kept and stacked.
+///
+/// A `chain` lists trees topmost first, without repeats and without empty layers, as overlayfs's `lowerdir` does. The attributes of
+/// the root directory are never part of a tree: they are handed in where they matter.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// `overlay`, `copy`…: what the store's metadata and `--backend` call it.
+    fn name(&self) -> &'static str;
+
+    /// The longest chain that can be mounted.
+    fn longest_chain(&self) -> usize;
+
+    /// Makes an empty writable tree over a chain, whose root has these attributes. Durable when it returns. A directory left there by
+    /// a crash is replaced.
+    ///
+    /// # Errors
+    /// `NoSpace`, `PermissionDenied`, `Io`.
+    fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()>;
+
+    /// Unpacks a layer over a chain into a new tree. Durable when it returns; on an error nothing is left.
+    ///
+    /// # Errors
+    /// `InvalidLayer`, `LimitExceeded`, `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`.
+    fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied>;
+
+    /// What a chain says to the questions that a tree rests on, in their order.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>>;
+
+    /// Whether a tree made over one chain may stand over another that gives the same answers.
+    fn shares_trees(&self) -> bool;
+
+    /// Streams what a tree changes in its chain, in the order of SEMANTICS §5. `lower` and `upper` are the attributes of the two
+    /// roots; without a chain and `lower`, the whole tree is a change.
+    ///
+    /// # Errors
+    /// `Unsupported` for a name that no layer can say, before anything is written; `Io`.
+    fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()>;
+
+    /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create`](Self::create) made for a View.
+    ///
+    /// # Errors
+    /// `LimitExceeded` where the chain is longer than [`longest_chain`](Self::longest_chain).
+    fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount>;
+
+    /// Freezes a writable tree: durable when it returns, and the same when it is called again.
+    ///
+    /// # Errors
+    /// `InUse` where it is mounted and that shows; `Io`.
+    fn commit(&self, tree: TreeId) -> Result<Frozen>;
+
+    /// What a tree takes, whether frozen or being written.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    fn usage(&self, tree: TreeId) -> Result<Usage>;
+
+    /// Deletes a tree. A tree that is not there is success.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn remove(&self, tree: TreeId) -> Result<()>;
+}
+
+/// The attributes of the two roots that a diff compares.
+#[derive(Clone, Copy, Debug)]
+pub struct Roots<'a> {
+    /// Of the parent; `None` where there is no parent.
+    pub lower: Option<&'a Attributes>,
+    /// Of the tree itself; `None` where it is still being written, and its own directory says.
+    pub upper: Option<&'a Attributes>,
+}

@@ -1,0 +1,4 @@
+//! Mounts (to come).
+/// A mount, as a value.
+#[derive(Clone, Debug)]
+pub struct Mount {}

@@ -1,0 +1,217 @@
+//! What an operation tells its caller while it runs ([`Progress`]) and afterwards ([`Report`]), and how the caller stops it.
+//!
+//! Nothing is skipped or clamped in silence: each case is one [`Skipped`] in the report, or an error where the caller is strict.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
+
+/// Watches an operation, and may end it. Called from any thread of the operation, often: keep it cheap.
+pub trait Progress: Send + Sync {
+    /// So many more bytes of input were read.
+    fn bytes(&self, _count: u64) {}
+    /// So many more entries were handled.
+    fn entries(&self, _count: u64) {}
+    /// Whether the operation should stop; it then fails with `Cancelled` and leaves nothing behind.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {}
+
+/// Why something of a layer or tree is not in the result, or not exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+#[non_exhaustive]
+pub enum Reason {
+    /// A PAX global header; it means nothing in a layer.
+    GlobalHeader,
+    /// aufs's own `.wh..wh.*` files.
+    AufsMetadata,
+    /// Bytes after the end of the archive that are not all zero.
+    TrailingData,
+    /// The media type says another compression than the bytes have.
+    MediaType {
+        /// What the descriptor said.
+        declared: String,
+        /// What the bytes are.
+        found: String,
+    },
+    /// An xattr that no layer may set on a host: `trusted.*`, `security.selinux`, `security.ima`, `security.evm`,
+    /// `security.apparmor`, or overlayfs's own where the kernel cannot unescape it.
+    XattrForbidden {
+        /// The attribute's name, escaped.
+        name: String,
+    },
+    /// An xattr that the file system or user namespace refused.
+    XattrRefused {
+        /// The attribute's name, escaped.
+        name: String,
+        /// errno as text.
+        error: String,
+    },
+    /// A time that the file system cannot hold; it was clamped.
+    TimeClamped,
+    /// A device that may not be made here.
+    DeviceRefused,
+    /// A socket: no layer can say it.
+    Socket,
+    /// An owner outside the id map became the map's root (`Ids::Squash`).
+    IdSquashed {
+        /// The layer's owner.
+        uid: u32,
+        /// The layer's group.
+        gid: u32,
+    },
+    /// The file changed its size while it was read; it was cut or filled with zeros.
+    ChangedWhileRead,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GlobalHeader => f.write_str("a PAX global header was ignored"),
+            Self::AufsMetadata => f.write_str("aufs metadata was skipped"),
+            Self::TrailingData => f.write_str("data after the end of the archive was ignored"),
+            Self::MediaType { declared, found } => write!(f, "the media type says {declared}, the bytes are {found}"),
+            Self::XattrForbidden { name } => write!(f, "the extended attribute {name} is not for layers to set, and was left out"),
+            Self::XattrRefused { name, error } => write!(f, "the extended attribute {name} was refused: {error}"),
+            Self::TimeClamped => f.write_str("the file system cannot hold its time, which was clamped"),
+            Self::DeviceRefused => f.write_str("the device was skipped: it may not be made here"),
+            Self::Socket => f.write_str("the socket was skipped: layers cannot hold sockets"),
+            Self::IdSquashed { uid, gid } => write!(f, "the owner {uid}:{gid} is not in the id map, and became its root"),
+            Self::ChangedWhileRead => f.write_str("its size changed while it was read"),
+        }
+    }
+}
+
+/// One thing that is not in the result, or not exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Where, escaped; `.` for the layer as a whole.
+    pub path: String,
+    /// Why.
+    #[serde(flatten)]
+    pub reason: Reason,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// All that an operation skipped or clamped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The first [`Report::KEPT`] cases, in the order in which they were met.
+    pub skipped: Vec<Skipped>,
+    /// How many cases there were in all. A hostile layer can cause millions; only their number is kept.
+    pub total: u64,
+}
+
+impl Report {
+    /// How many cases are kept in full.
+    pub const KEPT: usize = 10_000;
+
+    /// Whether nothing was skipped or clamped.
+    pub fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Appends what another operation skipped.
+    pub fn merge(&mut self, other: Self) {
+        self.total = self.total.saturating_add(other.total);
+        let room = Self::KEPT.saturating_sub(self.skipped.len());
+        self.skipped.extend(other.skipped.into_iter().take(room));
+    }
+
+    fn push(&mut self, skipped: Skipped) {
+        self.total = self.total.saturating_add(1);
+        if self.skipped.len() < Self::KEPT {
+            self.skipped.push(skipped);
+        }
+    }
+}
+
+/// How an operation is to run: who watches it, and whether a skip is an error. Collects the [`Report`].
+///
+/// ```
+/// let cx = plywood::Context::default();
+/// assert!(cx.take_report().is_empty());
+/// ```
+pub struct Context<'a> {
+    progress: &'a dyn Progress,
+    strict: bool,
+    report: Mutex<Report>,
+}
+
+impl Default for Context<'_> {
+    fn default() -> Self {
+        Self { progress: &Silent, strict: false, report: Mutex::default() }
+    }
+}
+
+impl<'a> Context<'a> {
+    /// A context that tells `progress`, and reports skips.
+    pub fn new(progress: &'a dyn Progress) -> Self {
+        Self { progress, ..Self::default() }
+    }
+
+    /// The same, where each skip or clamp is an error of kind `Unsupported` instead.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
+    }
+
+    /// Whoever watches.
+    pub fn progress(&self) -> &'a dyn Progress {
+        self.progress
+    }
+
+    /// Fails with `Cancelled` when the caller wants to stop.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        if self.progress.is_cancelled() { Err(Error::new(ErrorKind::Cancelled, op)) } else { Ok(()) }
+    }
+
+    /// Notes that something is left out or clamped.
+    ///
+    /// # Errors
+    /// `Unsupported` where the caller is strict.
+    pub fn skip(&self, path: &EntryPath, reason: Reason) -> Result<()> {
+        if self.strict {
+            return Err(Error::new(ErrorKind::Unsupported, "apply strictly").at(path).because(reason.to_string()));
+        }
+        tracing::debug!(%path, %reason, "skipped");
+        self.lock().push(Skipped { path: path.to_string(), reason });
+        Ok(())
+    }
+
+    /// Takes the report collected so far.
+    pub fn take_report(&self) -> Report {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("strict", &self.strict).finish_non_exhaustive()
+    }
+}
