@@ -1,1 +1,3 @@
 //! store (to come)
+mod image;
+pub use image::{ImageConfig, Platform};
