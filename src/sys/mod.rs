@@ -1,1 +1,8 @@
 //! sys (to come)
+
+#[allow(dead_code)]
+pub(crate) mod durable;
+#[allow(dead_code)]
+pub(crate) mod flock;
+#[allow(dead_code)]
+pub(crate) mod ids;
