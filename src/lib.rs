@@ -17,6 +17,7 @@ pub mod descriptor;
 pub mod snapshot;
 pub(crate) mod sys;
 pub mod tar;
+
 pub mod tree;
 
 pub mod apply;
