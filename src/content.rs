@@ -30,6 +30,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use blob::{Blob, BlobReader};
 pub use ingest::Ingest;
 use ingest::Suspended;
+pub(crate) use ingest::Verified;
 
 use crate::descriptor::Descriptor;
 use crate::digest::{Algorithm, Digest};
@@ -234,17 +235,12 @@ impl Content {
         }
     }
 
-    /// Takes in all of `reader`, from its beginning. Durable when it returns; on an error nothing is left.
-    ///
-    /// # Errors
-    /// `DigestMismatch` for more or other bytes than expected; `Cancelled`, `NoSpace`, `Io`.
-    pub(crate) fn add(&self, expected: &Expected, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Added> {
-        let mut ingest = match self.start_from(expected, Begin::Afresh)? {
-            Started::Present(blob) => return Ok(Added { blob, is_new: false }),
-            Started::Ingest(ingest) => ingest.discard_on_drop(),
-        };
-        ingest.copy_from(reader, cx)?;
-        ingest.publish()
+    /// Begins with the first byte, whatever an interrupted ingest left, and leaves nothing when it is dropped unfinished.
+    pub(crate) fn start_afresh(&self, expected: &Expected) -> Result<Started> {
+        Ok(match self.start_from(expected, Begin::Afresh)? {
+            Started::Ingest(ingest) => Started::Ingest(ingest.discard_on_drop()),
+            present => present,
+        })
     }
 
     /// Takes in all of `reader` without giving it a name: the bytes go when the last [`Blob`] and [`BlobReader`] of them is dropped.

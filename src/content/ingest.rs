@@ -155,33 +155,18 @@ impl Ingest {
     /// # Errors
     /// `DigestMismatch`: with fewer bytes than declared the ingest can go on another time; other bytes are deleted. `NoSpace`, `Io`.
     pub fn finish(self) -> Result<Blob> {
-        self.publish().map(|added| added.blob)
+        self.verify()?.publish().map(|added| added.blob)
     }
 
-    pub(super) fn publish(mut self) -> Result<Added> {
+    /// Checks size and digest, and makes the bytes durable; they still have no name.
+    pub(crate) fn verify(mut self) -> Result<Verified> {
         let digest = self.check()?;
         // A failed sync is final: what the kernel dropped cannot be synced again.
         let end = std::mem::replace(&mut self.end, End::Delete);
         inode::set_mode(&self.file, 0o444)?;
         durable::sync(&self.file)?;
-        let directory = self.content.directory_of(digest.algorithm());
-        let hex = digest.to_hex();
-        match self.content.0.ingests.rename_noreplace(&self.name, directory, hex.as_bytes()) {
-            Ok(()) => {
-                self.end = End::Done;
-                directory.sync()?;
-            }
-            // The same bytes came in without a known digest meanwhile.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                self.end = end;
-                return Err(error);
-            }
-        }
-        let is_new = self.end == End::Done;
-        let file = directory.open_file(hex.as_bytes())?;
-        let blob = Blob::proven(digest, file)?;
-        Ok(Added { blob, is_new })
+        self.end = end;
+        Ok(Verified { ingest: self, digest })
     }
 
     /// Checks the bytes and takes their name away: they live as long as the blob is held.
@@ -222,6 +207,49 @@ impl Ingest {
     /// What it is called in messages.
     fn shown(&self) -> String {
         self.expected.digest.as_ref().map_or_else(|| self.name.escape_ascii().to_string(), Digest::to_string)
+    }
+}
+
+/// An ingest whose bytes are checked and durable, and need but a name.
+#[derive(Debug)]
+#[must_use = "without `publish` the bytes stay an ingest"]
+pub(crate) struct Verified {
+    ingest: Ingest,
+    digest: Digest,
+}
+
+impl Verified {
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.ingest.offset
+    }
+
+    /// Gives the bytes their name. Durable when it returns.
+    pub(crate) fn publish(self) -> Result<Added> {
+        let Self { mut ingest, digest } = self;
+        let directory = ingest.content.directory_of(digest.algorithm());
+        let hex = digest.to_hex();
+        let is_new = match ingest.content.0.ingests.rename_noreplace(&ingest.name, directory, hex.as_bytes()) {
+            Ok(()) => {
+                ingest.end = End::Done;
+                if let Err(error) = directory.sync() {
+                    let _ = directory.unlink(hex.as_bytes());
+                    return Err(error);
+                }
+                true
+            }
+            // The same bytes came in without a known digest meanwhile.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                ingest.end = End::Delete;
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        let blob = Blob::proven(digest, directory.open_file(hex.as_bytes())?)?;
+        Ok(Added { blob, is_new })
     }
 }
 
