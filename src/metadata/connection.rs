@@ -19,7 +19,7 @@ use crate::sys::posix_lock::{self, LockBytes};
 const IDLE_MAX: usize = 4;
 
 /// Only opening after a crash makes anybody wait: one process then rebuilds the index of the log, the others wait for that.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A failed statement, in our terms.
 pub(super) fn failed(op: &'static str, error: rusqlite::Error) -> Error {
@@ -66,6 +66,7 @@ struct Identity {
 pub(super) struct Lent<'pool> {
     pool: &'pool Pool,
     connection: Option<Connection>,
+    broken: bool,
     pid: u32,
 }
 
@@ -95,7 +96,7 @@ impl Pool {
             }
         };
         state.lent = state.lent.saturating_add(1);
-        Ok(Lent { pool: self, connection: Some(connection), pid: state.pid })
+        Ok(Lent { pool: self, connection: Some(connection), broken: false, pid: state.pid })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -173,12 +174,14 @@ impl Lent<'_> {
         }
     }
 
-    /// Gives the connection back as broken: it is closed.
-    pub(super) fn discard(mut self) {
-        self.give_back(|_, _| {});
+    /// Has the connection closed instead of lent again.
+    pub(super) fn poison(&mut self) {
+        self.broken = true;
     }
+}
 
-    fn give_back(&mut self, keep: impl FnOnce(&mut State, Connection)) {
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         if self.pid != std::process::id() {
             std::mem::forget(connection);
@@ -186,17 +189,9 @@ impl Lent<'_> {
         }
         let mut state = self.pool.state();
         state.lent = state.lent.saturating_sub(1);
-        keep(&mut state, connection);
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        self.give_back(|state, connection| {
-            if state.idle.len() < IDLE_MAX {
-                state.idle.push(connection);
-            }
-        });
+        if !self.broken && state.idle.len() < IDLE_MAX {
+            state.idle.push(connection);
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) enum Survives {
 #[derive(Debug)]
 pub(crate) struct Reader<'m> {
     lent: Lent<'m>,
+    survives: Survives,
 }
 
 /// Changes that happen as a whole. Dropped without [`commit`](Self::commit) they do not happen.
@@ -36,9 +37,9 @@ pub(crate) struct Reader<'m> {
 #[must_use = "dropping a transaction rolls it back"]
 pub(crate) struct Transaction<'m> {
     metadata: &'m Metadata,
-    reader: Option<Reader<'m>>,
-    queue: Flock,
-    survives: Survives,
+    // Dropped in this order: the connection is out of the transaction before the next writer's turn comes.
+    reader: Reader<'m>,
+    _queue: Flock,
 }
 
 impl Metadata {
@@ -49,7 +50,7 @@ impl Metadata {
     pub(crate) fn read(&self) -> Result<Reader<'_>> {
         let lent = self.pool.lend()?;
         begin(&lent, "BEGIN DEFERRED")?;
-        Ok(Reader { lent })
+        Ok(Reader { lent, survives: Survives::PowerCut })
     }
 
     /// Waits for its turn and begins to write, to be durable.
@@ -66,12 +67,12 @@ impl Metadata {
     /// As [`write`](Self::write).
     pub(crate) fn write_to_survive(&self, survives: Survives) -> Result<Transaction<'_>> {
         let queue = self.queue()?;
-        let lent = self.pool.lend()?;
+        let reader = Reader { lent: self.pool.lend()?, survives };
         if survives == Survives::Process {
-            synchronous(&lent, "NORMAL")?;
+            synchronous(&reader.lent, "NORMAL")?;
         }
-        begin(&lent, "BEGIN IMMEDIATE").inspect_err(|_| drop(synchronous(&lent, "FULL")))?;
-        Ok(Transaction { metadata: self, reader: Some(Reader { lent }), queue, survives })
+        begin(&reader.lent, "BEGIN IMMEDIATE")?;
+        Ok(Transaction { metadata: self, reader, _queue: queue })
     }
 }
 
@@ -92,8 +93,11 @@ impl Reader<'_> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let connection = self.lent.connection();
-        if !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
+        let ended = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        let restored = self.survives == Survives::PowerCut || synchronous(&self.lent, "FULL").is_ok();
+        if !(ended && restored) {
+            // What would lose the next transaction is never lent again.
+            self.lent.poison();
         }
     }
 }
@@ -102,10 +106,7 @@ impl<'m> Deref for Transaction<'m> {
     type Target = Reader<'m>;
 
     fn deref(&self) -> &Reader<'m> {
-        match &self.reader {
-            Some(reader) => reader,
-            None => unreachable!("a transaction has its connection until it ends"),
-        }
+        &self.reader
     }
 }
 
@@ -114,38 +115,11 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// `NoSpace`, `Io`: then nothing happened.
-    pub(crate) fn commit(mut self) -> Result<()> {
+    pub(crate) fn commit(self) -> Result<()> {
         self.connection().execute_batch("COMMIT").map_err(|error| failed("commit", error))?;
         // The changes stand. What follows is housekeeping, which the next writer does where this one cannot.
         let _ = self.metadata.copy_back(self.connection());
-        self.end();
         Ok(())
-    }
-
-    fn end(&mut self) {
-        let Some(reader) = self.reader.take() else { return };
-        if !reader.connection().is_autocommit() {
-            let _ = reader.connection().execute_batch("ROLLBACK");
-        }
-        if self.survives == Survives::Process && synchronous(&reader.lent, "FULL").is_err() {
-            // Never lend on what would lose the next transaction.
-            reader.discard();
-        }
-    }
-}
-
-impl Reader<'_> {
-    fn discard(self) {
-        // `Reader` has a destructor, so its field cannot be moved out; a broken connection is replaced by the pool.
-        self.lent.poison();
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        // In this order: the connection is out of the transaction before the next writer's turn comes with `queue`.
-        self.end();
-        let _ = &self.queue;
     }
 }
 

@@ -7,7 +7,11 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod dir;
+pub(crate) mod durable;
+pub(crate) mod flock;
+pub(crate) mod ids;
 pub(crate) mod inode;
+pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod root;
 pub(crate) mod xattr;
