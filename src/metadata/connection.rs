@@ -87,16 +87,17 @@ impl Pool {
         self.notice_fork(&mut state)?;
         let connection = match state.idle.pop() {
             Some(connection) => connection,
-            None => {
-                let connection = connect(&self.path)?;
-                if state.files.is_empty() {
-                    state.files = self.identities()?;
-                }
-                connection
-            }
+            None => connect(&self.path)?,
         };
         state.lent = state.lent.saturating_add(1);
         Ok(Lent { pool: self, connection: Some(connection), broken: false, pid: state.pid })
+    }
+
+    /// Remembers which files the database has, once all of them are there.
+    pub(super) fn remember_files(&self) -> Result<()> {
+        let files = self.identities()?;
+        self.state().files = files;
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
