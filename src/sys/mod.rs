@@ -11,9 +11,13 @@ pub(crate) mod durable;
 pub(crate) mod flock;
 pub(crate) mod ids;
 pub(crate) mod inode;
+pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod root;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub(crate) mod xattr;
 
 pub(crate) use dir::{Dir, DirEntry};
