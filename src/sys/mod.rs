@@ -9,9 +9,16 @@
 pub(crate) mod content;
 pub(crate) mod descent;
 pub(crate) mod dir;
+pub(crate) mod durable;
+pub(crate) mod flock;
+pub(crate) mod ids;
 pub(crate) mod inode;
+pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod remove;
 pub(crate) mod root;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub(crate) mod xattr;
 
 pub(crate) use descent::Descent;
