@@ -92,6 +92,12 @@ impl Expected {
     }
 }
 
+impl Expected {
+    pub(crate) fn known_digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+}
+
 impl From<&Descriptor> for Expected {
     fn from(descriptor: &Descriptor) -> Self {
         Self::digest(descriptor.digest.clone()).size(descriptor.size)

@@ -8,6 +8,7 @@ use std::io::Read;
 
 use crate::content::{Blob, Content, Expected, Ingest, Started};
 use crate::descriptor::MediaType;
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::metadata::{BlobRow, LeaseId, Metadata, Transaction};
 use crate::progress::Context;
@@ -53,7 +54,7 @@ impl<'a> Intake<'a> {
             let transaction = self.metadata.write()?;
             // A collection may have deleted it since; none runs now.
             if self.content.blob(blob.digest())?.is_some() {
-                self.keep(&transaction, &blob, media_type)?;
+                self.keep(&transaction, blob.digest(), blob.size(), media_type)?;
                 transaction.commit()?;
                 return Ok(Started::Present(blob));
             }
@@ -64,8 +65,8 @@ impl<'a> Intake<'a> {
     pub(crate) fn publish(&mut self, ingest: Ingest, media_type: &str) -> Result<Blob> {
         let verified = ingest.verify()?;
         let transaction = self.metadata.write()?;
+        self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
         let blob = verified.publish()?.blob;
-        self.keep(&transaction, &blob, media_type)?;
         transaction.commit()?;
         Ok(blob)
     }
@@ -81,13 +82,9 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn keep(&self, transaction: &Transaction<'_>, blob: &Blob, media_type: &str) -> Result<()> {
-        transaction.put_blob(&BlobRow {
-            digest: blob.digest().clone(),
-            size: blob.size(),
-            media_type: MediaType::new(media_type),
-            diff_id: None,
-        })?;
-        transaction.lease_blob(self.lease, blob.digest())
+    fn keep(&self, transaction: &Transaction<'_>, digest: &Digest, size: u64, media_type: &str) -> Result<()> {
+        let media_type = MediaType::new(media_type);
+        transaction.put_blob(&BlobRow { digest: digest.clone(), size, media_type, diff_id: None })?;
+        transaction.lease_blob(self.lease, digest)
     }
 }

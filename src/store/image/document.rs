@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 
+use crate::compression::Compression;
 use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -273,19 +274,19 @@ fn check_layer_type(media_type: &MediaType) -> Result<()> {
     })
 }
 
-/// The compression that a layer's media type names: `none`, `gzip` or `zstd`; `None` for what is no tar layer.
-pub(crate) fn layer_compression(media_type: &MediaType) -> Option<&'static str> {
+/// The compression that a layer's media type names; `None` for what is no tar layer.
+pub(crate) fn layer_compression(media_type: &MediaType) -> Option<Compression> {
     let text = media_type.as_str();
     let rest = text
         .strip_prefix("application/vnd.oci.image.layer.v1.tar")
         .or_else(|| text.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
     match (rest, text) {
-        (Some(""), _) => Some("none"),
-        (Some("+gzip"), _) => Some("gzip"),
-        (Some("+zstd"), _) => Some("zstd"),
-        (_, "application/vnd.docker.image.rootfs.diff.tar") => Some("none"),
-        (_, MediaType::DOCKER_LAYER_GZIP | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip") => Some("gzip"),
-        (_, "application/vnd.docker.image.rootfs.diff.tar.zstd") => Some("zstd"),
+        (Some(""), _) => Some(Compression::None),
+        (Some("+gzip"), _) => Some(Compression::Gzip),
+        (Some("+zstd"), _) => Some(Compression::Zstd),
+        (_, "application/vnd.docker.image.rootfs.diff.tar") => Some(Compression::None),
+        (_, MediaType::DOCKER_LAYER_GZIP | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip") => Some(Compression::Gzip),
+        (_, "application/vnd.docker.image.rootfs.diff.tar.zstd") => Some(Compression::Zstd),
         _ => None,
     }
 }
@@ -401,12 +402,12 @@ mod tests {
     #[test]
     fn layer_types_name_their_compression() {
         for (text, compression) in [
-            (MediaType::LAYER, Some("none")),
-            (MediaType::LAYER_GZIP, Some("gzip")),
-            (MediaType::LAYER_ZSTD, Some("zstd")),
-            (MediaType::DOCKER_LAYER_GZIP, Some("gzip")),
-            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some("gzip")),
-            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Some("gzip")),
+            (MediaType::LAYER, Some(Compression::None)),
+            (MediaType::LAYER_GZIP, Some(Compression::Gzip)),
+            (MediaType::LAYER_ZSTD, Some(Compression::Zstd)),
+            (MediaType::DOCKER_LAYER_GZIP, Some(Compression::Gzip)),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some(Compression::Gzip)),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Some(Compression::Gzip)),
             ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", None),
             ("application/vnd.oci.image.layer.v1.tarx", None),
             (MediaType::CONFIG, None),
