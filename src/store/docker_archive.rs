@@ -54,7 +54,7 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
     let config = ImageConfig::parse(config_blob.read_to_vec(DOCUMENT_MAX)?).map_err(|error| error.at(&saved.config))?;
     let names = saved.layers.unwrap_or_default();
     check_layers(names.len(), &config)?;
-    let platform = config.platform().cloned().unwrap_or_else(|| Platform::new("unknown", "unknown", None));
+    let platform = config.platform().cloned().unwrap_or_else(Platform::unknown);
     if let Some(wanted) = wanted.platform
         && wanted.rank(&platform).is_none()
     {
@@ -86,7 +86,7 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
         layers,
         annotations: std::collections::BTreeMap::new(),
         platform,
-        names: saved.repo_tags.unwrap_or_default(),
+        references: saved.repo_tags.unwrap_or_default(),
         indexes: Vec::new(),
     })
 }

@@ -250,8 +250,7 @@ fn reference(op: &'static str, raw: RawReference) -> Result<Reference> {
         }
     };
     let platform = raw.platform.map(|raw| {
-        let text = |field: Option<String>| field.filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned());
-        Platform::new(&text(raw.os), &text(raw.architecture), raw.variant.as_deref())
+        Platform::of_document(raw.os.as_deref(), raw.architecture.as_deref(), raw.variant.as_deref()).unwrap_or_else(Platform::unknown)
     });
     let annotations = raw.annotations.unwrap_or_default();
     let descriptor = Descriptor { annotations, ..Descriptor::new(media_type, digest, size) };
