@@ -185,6 +185,35 @@ pub(crate) fn check_reference(kind: ErrorKind, reference: &str) -> Result<()> {
     Err(Error::new(kind, "name an image").at(reference).because(format!("the reference cannot be used: {reason}")))
 }
 
+/// Whether a layout's index may call an image so (image-spec annotations.md, `org.opencontainers.image.ref.name`).
+pub(crate) fn is_ref_name(text: &str) -> bool {
+    text.split('/').all(|component| {
+        let component = component.replace("--", "-");
+        let mut parts = component.split(['-', '.', '_', ':', '@', '+']);
+        parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    })
+}
+
+/// A time as configs have it (RFC 3339), with as many decimals as it needs.
+pub(crate) fn rfc3339(time: Timestamp) -> String {
+    let (days, second) = (time.seconds.div_euclid(86_400), time.seconds.rem_euclid(86_400));
+    // Days since 0000-03-01, in eras of 400 years, which all have the same number of days.
+    let shifted = days.saturating_add(719_468);
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era.saturating_mul(400) + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let fraction = match time.nanoseconds {
+        0 => String::new(),
+        nanoseconds => format!(".{}", format!("{nanoseconds:09}").trim_end_matches('0')),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +227,31 @@ mod tests {
         for reference in ["", "a\nb", "a\0b", "\u{1b}[2J", digest.as_str(), &"x".repeat(NAME_MAX + 1)] {
             assert_eq!(check_reference(ErrorKind::InvalidLayer, reference).unwrap_err().kind(), ErrorKind::InvalidLayer, "{reference:?}");
         }
+    }
+
+    #[test]
+    fn names_in_a_layout_are_those_of_the_specification() {
+        for name in ["latest", "1.0", "docker.io/library/alpine:3.20", "a--b", "x@sha256:abc", "a+b"] {
+            assert!(is_ref_name(name), "{name}");
+        }
+        for name in ["", "/a", "a/", "a//b", "-a", "a-", "a..b", "a b", "größe", "a---b"] {
+            assert!(!is_ref_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339_says() {
+        for (seconds, nanoseconds, text) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (-1, 999_000_000, "1969-12-31T23:59:59.999Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, 1, "2024-02-29T23:59:59.000000001Z"),
+            (4_107_542_400, 500_000_000, "2100-03-01T00:00:00.5Z"),
+            (-62_135_596_800, 0, "0001-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(Timestamp { seconds, nanoseconds }), text);
+        }
+        rfc3339(Timestamp::from_seconds(i64::MAX));
+        rfc3339(Timestamp::from_seconds(i64::MIN));
     }
 }

@@ -101,20 +101,18 @@ impl Store {
         let transaction = self.metadata().write()?;
         for chain_id in made.chains.iter().rev() {
             let Some(row) = transaction.layer(chain_id)? else { continue };
-            let is_needed = !transaction.children(row.id, 1)?.is_empty()
-                || !transaction.images_on(row.id, 1)?.is_empty()
-                || transaction.snapshot_is_leased(row.id)?;
-            if !is_needed {
+            if transaction.is_unreached(row.id)? {
                 transaction.remove_snapshot(&row)?;
             }
         }
         for digest in &made.blobs {
-            if !transaction.blob_is_needed(digest)? {
+            if transaction.blob_is_unused(digest)? {
                 transaction.trash_blob(digest)?;
             }
         }
         transaction.commit()?;
-        self.empty_trash()
+        // To the end, even if the caller has had enough.
+        self.empty_trash(&Context::default()).map(drop)
     }
 
     fn import_under(

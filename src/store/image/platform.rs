@@ -81,6 +81,15 @@ impl Platform {
         Self::new("linux", architecture, host_variant())
     }
 
+    /// What every machine of this host's architecture can run: the platform of an image that is made here from nothing.
+    pub(crate) fn host_baseline() -> Self {
+        let host = Self::host();
+        match host.architecture.as_str() {
+            "arm" => host,
+            _ => Self { variant: None, ..host },
+        }
+    }
+
     /// How well an image for `offered` runs on this platform: 0 is exact, larger is an older variant, `None` not at all.
     pub(crate) fn rank(&self, offered: &Self) -> Option<u32> {
         if self.os != offered.os || self.architecture != offered.architecture {
