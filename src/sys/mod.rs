@@ -7,9 +7,16 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod dir;
+pub(crate) mod durable;
+pub(crate) mod flock;
+pub(crate) mod ids;
 pub(crate) mod inode;
+pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod remove;
 pub(crate) mod root;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub(crate) mod xattr;
 
 pub(crate) use dir::{Dir, DirEntry};
