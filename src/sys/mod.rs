@@ -6,6 +6,8 @@
 // The tiers above do not use all of this yet.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod content;
+pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;
 pub(crate) mod flock;
@@ -19,6 +21,7 @@ pub(crate) mod root;
 pub(crate) mod test_support;
 pub(crate) mod xattr;
 
+pub(crate) use descent::Descent;
 pub(crate) use dir::{Dir, DirEntry};
 pub(crate) use inode::Stat;
 pub(crate) use root::Root;
