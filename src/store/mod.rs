@@ -9,6 +9,8 @@ mod commit;
 mod diff;
 mod directories;
 mod gc;
+#[allow(dead_code, unused_imports)]
+mod image;
 mod lease;
 mod mounts;
 mod open;
@@ -31,16 +33,19 @@ pub use changes::Changed;
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
 pub use gc::{GcOptions, GcOutcome};
+pub use image::{ImageConfig, Platform};
 pub use open::{BackendChoice, StoreOptions};
 pub use prepare::PrepareOptions;
 pub use update::LabelUpdate;
 pub use walk::Filter;
 
 use crate::backend::Backend;
+use crate::content::Content;
 use crate::error::{Error, ErrorKind};
 use crate::lock::Locks;
 use crate::metadata::Metadata;
 use crate::sys::Dir;
+use crate::tar::Limits;
 use crate::tree::Ids;
 
 use lease::Session;
@@ -61,10 +66,12 @@ struct Inner {
     root: Dir,
     locks: Locks,
     metadata: Metadata,
+    content: Content,
     backend: Arc<dyn Backend>,
     /// Why it is this backend.
     reason: String,
     ids: Ids,
+    limits: Limits,
     session: Mutex<Option<Session>>,
 }
 
@@ -91,6 +98,14 @@ impl Store {
 
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.inner.metadata
+    }
+
+    pub(crate) fn content(&self) -> &Content {
+        &self.inner.content
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     pub(crate) fn locks(&self) -> &Locks {

@@ -11,6 +11,7 @@ pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;
 pub(crate) mod flock;
+pub(crate) mod host;
 pub(crate) mod ids;
 pub(crate) mod inode;
 pub(crate) mod mount;
