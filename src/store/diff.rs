@@ -119,7 +119,13 @@ impl Store {
     }
 
     /// Has the backend stream a snapshot's changes to `out`.
-    pub(super) fn stream_changes(&self, op: &'static str, name: &str, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<SnapshotRow> {
+    pub(super) fn stream_changes(
+        &self,
+        op: &'static str,
+        name: &str,
+        out: &mut dyn EntrySink,
+        cx: &Context<'_>,
+    ) -> Result<SnapshotRow> {
         cx.check(op)?;
         let (row, chain, lower) = {
             let reader = self.metadata().read()?;

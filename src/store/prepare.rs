@@ -90,7 +90,12 @@ impl Store {
         result.inspect_err(|_| self.abandon_tree(tree))
     }
 
-    fn look_below(&self, op: &'static str, key: &Key, parent: Option<&Name>) -> Result<(Option<SnapshotRow>, Vec<TreeId>, Attributes)> {
+    fn look_below(
+        &self,
+        op: &'static str,
+        key: &Key,
+        parent: Option<&Name>,
+    ) -> Result<(Option<SnapshotRow>, Vec<TreeId>, Attributes)> {
         let reader = self.metadata().read()?;
         if reader.snapshot(key.as_str())?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, op).at(key.as_str()));

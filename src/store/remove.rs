@@ -30,7 +30,9 @@ impl Store {
         let seen = self.removable(&self.metadata().read()?, name)?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {
-            Kind::Active => Some(self.locks().attempt(Subject::Tree(seen.tree))?.ok_or_else(|| in_use(name, "it is being committed"))?),
+            Kind::Active => {
+                Some(self.locks().attempt(Subject::Tree(seen.tree))?.ok_or_else(|| in_use(name, "it is being committed"))?)
+            }
             _ => None,
         };
         if seen.kind != Kind::Committed && self.backend().is_mounted(seen.tree)? {
