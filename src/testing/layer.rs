@@ -32,19 +32,6 @@ pub enum Form {
     V7,
 }
 
-/// How a layer's tar is packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Packing {
-    /// Not at all.
-    #[default]
-    Plain,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
-}
-
 /// A layer, member by member.
 ///
 /// ```
