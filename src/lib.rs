@@ -30,6 +30,7 @@ pub mod diff;
 pub mod lock;
 pub mod metadata;
 pub mod mount;
+pub mod namespace;
 
 pub mod backend;
 

@@ -1,0 +1,218 @@
+//! The kernel's mount interface by descriptor: a file system is described, made, and only then put somewhere.
+//!
+//! Nothing here resolves a path of a layer or of a store: directories come in as descriptors. A mount that was made and not attached
+//! lives as long as its descriptor, so an error on the way leaves nothing mounted. What the kernel says about a refusal is read from
+//! the description's own log and becomes the error's reason. What kernels before 6.7 can do instead is in [`legacy`].
+
+pub(crate) mod legacy;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::StatVfsMountFlags;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount as umount2,
+};
+
+use crate::error::{Error, ErrorKind, Result};
+
+const NEEDS_PRIVILEGE: &str = "mounting needs root, or a user namespace: try `plywood unshare`";
+
+/// Which of the kernel's interfaces describes a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `fsopen`, and layers handed over as descriptors (6.13).
+    Descriptors,
+    /// `fsopen`, and layers named one by one through `/proc/self/fd` (6.7).
+    Paths,
+    /// `mount(2)` with one page of options.
+    Legacy,
+}
+
+impl Api {
+    /// The best interface that this kernel has for overlayfs; `directory` is any directory of the file system in question.
+    pub(crate) fn probe(directory: impl AsFd) -> Self {
+        let Ok(fs) = FsContext::open("overlay", Self::Descriptors) else { return Self::Legacy };
+        match fs.set_directory("lowerdir+", directory.as_fd()) {
+            Ok(()) => Self::Descriptors,
+            Err(_) => match (FsContext { api: Self::Paths, ..fs }).set_directory("lowerdir+", directory.as_fd()) {
+                Ok(()) => Self::Paths,
+                Err(_) => Self::Legacy,
+            },
+        }
+    }
+}
+
+/// A file system that is being described.
+#[derive(Debug)]
+pub(crate) struct FsContext {
+    fs: OwnedFd,
+    api: Api,
+}
+
+impl FsContext {
+    /// Begins the description of a file system of this type.
+    ///
+    /// # Errors
+    /// `PermissionDenied`; `Unsupported` where the kernel lacks `fsopen` or the file system.
+    pub(crate) fn open(fstype: &'static str, api: Api) -> Result<Self> {
+        match fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC) {
+            Ok(fs) => Ok(Self { fs, api }),
+            Err(Errno::NODEV) => Err(Error::new(ErrorKind::Unsupported, "fsopen")
+                .because(format!("this kernel has no {fstype} file system"))
+                .with_hint(format!("as root: modprobe {fstype}"))
+                .with_source(std::io::Error::from(Errno::NODEV))),
+            Err(errno) => Err(privileged(Error::io("fsopen", errno))),
+        }
+    }
+
+    /// Sets an option to a text, of at most 255 bytes.
+    ///
+    /// # Errors
+    /// `Io` with the kernel's reason.
+    pub(crate) fn set_string(&self, key: &'static str, value: &str) -> Result<()> {
+        fsconfig_set_string(&self.fs, key, value).map_err(|errno| self.failed("fsconfig", errno))
+    }
+
+    /// Sets an option that has no value.
+    ///
+    /// # Errors
+    /// `Io` with the kernel's reason.
+    pub(crate) fn set_flag(&self, key: &'static str) -> Result<()> {
+        fsconfig_set_flag(&self.fs, key).map_err(|errno| self.failed("fsconfig", errno))
+    }
+
+    /// Sets an option to a directory. The kernel takes its own reference, so the descriptor may be closed at once.
+    ///
+    /// # Errors
+    /// `Io` with the kernel's reason.
+    pub(crate) fn set_directory(&self, key: &'static str, directory: BorrowedFd<'_>) -> Result<()> {
+        let set = match self.api {
+            Api::Descriptors => fsconfig_set_fd(&self.fs, key, directory),
+            Api::Paths | Api::Legacy => fsconfig_set_string(&self.fs, key, proc_path(directory)),
+        };
+        set.map_err(|errno| self.failed("fsconfig", errno))
+    }
+
+    /// Makes the file system and a mount of it that is attached nowhere.
+    ///
+    /// # Errors
+    /// `InUse` for EBUSY, `PermissionDenied`, `NoSpace`, `Io`; with the kernel's reason.
+    pub(crate) fn mount(self, attributes: MountAttrFlags) -> Result<OwnedFd> {
+        fsconfig_create(&self.fs).map_err(|errno| self.failed("fsconfig", errno))?;
+        fsmount(&self.fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|errno| self.failed("fsmount", errno))
+    }
+
+    /// Only tries to make the file system: what a refusal says is the answer.
+    pub(crate) fn attempt(self) -> rustix::io::Result<()> {
+        fsconfig_create(&self.fs)
+    }
+
+    fn failed(&self, op: &'static str, errno: Errno) -> Error {
+        let error = privileged(Error::io(op, errno));
+        match self.log() {
+            log if log.is_empty() => error,
+            log => error.because(log),
+        }
+    }
+
+    /// What the kernel logged for this description: one message a read, each behind its level (`e `, `w `, `i `).
+    fn log(&self) -> String {
+        let mut lines = Vec::new();
+        let mut buffer = [0_u8; 8192];
+        // The kernel keeps the last eight messages.
+        for _ in 0..16 {
+            match rustix::io::read(&self.fs, &mut buffer) {
+                Ok(length) if length > 0 => {
+                    let line = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+                    let line = line.trim_end();
+                    let text = line.strip_prefix("e ").or_else(|| line.strip_prefix("w ")).unwrap_or(line);
+                    lines.push(text.escape_debug().to_string());
+                }
+                _ => break,
+            }
+        }
+        lines.join("; ")
+    }
+}
+
+/// Attaches a mount to a directory. Nothing is resolved: both are descriptors.
+///
+/// # Errors
+/// `PermissionDenied`; `Io`, EINVAL where the directory is in another mount namespace.
+pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags).map_err(|errno| privileged(Error::io("move_mount", errno)))
+}
+
+/// A second mount of the directory, without what is mounted below it, attached nowhere.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn clone_mount(directory: impl AsFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(directory, c"", flags).map_err(|errno| privileged(Error::io("open_tree", errno)))
+}
+
+/// Forbids writes through one mount; others of the same file system keep what they have.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`; `Unsupported` before Linux 5.12.
+pub(crate) fn make_read_only(mount: impl AsFd) -> Result<()> {
+    set_attributes(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+#[allow(unsafe_code)]
+fn set_attributes(mount: BorrowedFd<'_>, set: MountAttrFlags) -> Result<()> {
+    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: `mount` is an open descriptor, the path is a NUL-terminated literal, and the kernel reads exactly `size_of` bytes of
+    // `attributes`, which is the kernel's own layout and lives across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(privileged(Error::io("mount_setattr", std::io::Error::last_os_error()))) }
+}
+
+/// Whether nothing can be written through a mount. An overlay whose workdir cannot be used is mounted read-only without a word.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn is_read_only(mount: impl AsFd) -> Result<bool> {
+    let status = rustix::fs::fstatvfs(mount).map_err(|errno| Error::io("fstatvfs", errno))?;
+    Ok(status.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Takes exactly this mount from where it is attached, however its place is called by now. Who still uses it keeps it until then.
+///
+/// # Errors
+/// `InvalidArgument` where it is not attached in this mount namespace (any more); `NotFound` without `/proc`; `Io`.
+pub(crate) fn detach(mount: impl AsFd) -> Result<()> {
+    // `umount2` takes no descriptor. The link in /proc leads to the mount itself; nothing is looked up.
+    match umount2(proc_path(mount.as_fd()), UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) => Err(Error::new(ErrorKind::InvalidArgument, "umount2")
+            .because("it is not mounted in this mount namespace (any more)")
+            .with_source(std::io::Error::from(Errno::INVAL))),
+        Err(errno) => Err(privileged(Error::io("umount2", errno))),
+    }
+}
+
+/// A name for an open descriptor that holds no byte of any path.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn privileged(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => error.with_hint(NEEDS_PRIVILEGE),
+        _ => error,
+    }
+}

@@ -1,0 +1,109 @@
+//! Mounting with `mount(2)`, for kernels before 6.7.
+//!
+//! All options share one page, and the kernel cuts a longer text off *without an error*, so the length is checked first. Names are
+//! relative to the store's directory, which makes them short and free of special characters; the working directory that this needs
+//! is that of a thread which lives for the one call.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::mount::MsFlags;
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
+
+use super::{clone_mount, privileged, proc_path};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How many bytes of options one call takes: a page, less the NUL at its end.
+pub(crate) fn options_max() -> usize {
+    rustix::param::page_size().saturating_sub(1)
+}
+
+/// What `mount(2)` is told beside the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options<'a> {
+    /// Comma-separated, with names relative to the directory.
+    pub(crate) data: &'a [u8],
+    /// Nothing can be written.
+    pub(crate) read_only: bool,
+}
+
+/// Mounts an overlay on a directory, in this process's mount namespace.
+///
+/// # Errors
+/// `LimitExceeded` with the figure, `InUse`, `PermissionDenied`, `Io`.
+pub(crate) fn attach(directory: BorrowedFd<'_>, options: Options<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    fits(options)?;
+    in_directory(directory, CloneFlags::CLONE_FS, || mount(options, &proc_path(target)))
+}
+
+/// Mounts an overlay where nobody sees it and gives its root. With `open_tree` (5.2) it is a mount that can be attached; without it
+/// can only be read.
+///
+/// # Errors
+/// As [`attach`].
+pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
+    fits(options)?;
+    in_directory(directory, CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS, || {
+        // Otherwise the mount would appear in every namespace that this one was copied from.
+        nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .map_err(|errno| privileged(failed(errno)))?;
+        mount(options, ".")?;
+        // The working directory is covered now, `.` still means what is below; from its parent the name leads to the mount.
+        let root = open_covering(directory)?;
+        match clone_mount(&root) {
+            Ok(mount) => Ok(mount),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(root),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+/// What covers a directory: the root of the mount on top of it, which the path that `/proc` shows for it leads to.
+///
+/// # Errors
+/// `NotFound`, `Io`.
+pub(crate) fn open_covering(covered: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let path = std::fs::read_link(proc_path(covered)).map_err(|error| Error::io("readlink", error))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| Error::io("open", errno).at(&path))?;
+    let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).map_err(|errno| Error::io("fstat", errno));
+    if device(fd.as_fd())? == device(covered)? {
+        return Err(Error::new(ErrorKind::NotFound, "open mount")
+            .at(&path)
+            .because("the directory was moved while it was mounted on"));
+    }
+    Ok(fd)
+}
+
+fn fits(options: Options<'_>) -> Result<()> {
+    let (length, max) = (options.data.len(), options_max());
+    if length <= max {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::LimitExceeded, "mount")
+        .because(format!("the options take {length} bytes, and mount(2) takes {max}"))
+        .with_hint("Linux 6.7 and newer take the layers one by one"))
+}
+
+fn mount(options: Options<'_>, target: &str) -> Result<()> {
+    let flags = if options.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(options.data))
+        .map_err(|errno| privileged(failed(errno)))
+}
+
+fn failed(errno: nix::errno::Errno) -> Error {
+    Error::io("mount", errno)
+}
+
+/// Runs `work` on a thread of its own whose working directory is `directory`; nobody else's changes.
+fn in_directory<T: Send>(directory: BorrowedFd<'_>, unshare: CloneFlags, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("plywood-mount".into()).spawn_scoped(scope, || {
+            nix::sched::unshare(unshare).map_err(|errno| privileged(Error::io("unshare", errno)))?;
+            rustix::process::fchdir(directory).map_err(|errno| Error::io("fchdir", errno))?;
+            work()
+        });
+        let thread = thread.map_err(|error| Error::io("clone", error))?;
+        thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "mount").because("the mounting thread died")))
+    })
+}
