@@ -55,16 +55,21 @@ impl Header {
     /// `None` for aufs's own files.
     fn entry(&self) -> std::result::Result<Option<Entry>, &'static str> {
         let path = EntryPath::parse(&self.name).map_err(|_| "the name has a component \"..\" or a NUL byte")?;
-        let parents: Vec<&[u8]> = path.components().rev().skip(1).collect();
-        let aside = path.depth() > 1 && path.components().next() == Some(PLNK);
-        if parents.iter().rev().skip(usize::from(aside)).any(|component| component.starts_with(b".wh.")) {
-            return Err("a directory of the path is called like a marker");
+        let parent = path.parent().unwrap_or_default();
+        let mut aside = false;
+        for (depth, component) in parent.components().enumerate() {
+            match component.strip_prefix(b".wh.") {
+                None => {}
+                Some(_) if component == PLNK && depth == 0 => aside = true,
+                Some(aufs) if aufs.starts_with(b".wh.") && aufs != b".wh..opq" => return Ok(None),
+                Some(_) => return Err("a directory of the path is called like a marker"),
+            }
         }
         let marker = path.file_name().and_then(|name| name.strip_prefix(b".wh."));
-        let parent = path.parent().unwrap_or_default();
         let (path, change) = match marker {
             None => (path, Change::Upsert { node: self.node()?, attributes: self.attributes.clone() }),
             Some(b"" | b"." | b"..") => return Err("a whiteout of nothing, or of a directory itself"),
+            Some(_) if aside => return Ok(None),
             Some(b".wh..opq") => (parent, Change::Opaque),
             Some(aufs) if aufs.starts_with(b".wh.") => return Ok(None),
             Some(_) if self.node() == Err(UNKNOWN) => return Err(UNKNOWN),
