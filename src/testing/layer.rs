@@ -18,6 +18,7 @@ use super::tree::{LITERAL_MTIME, literal_path};
 pub use names::LayerEntry;
 pub(super) use names::PLNK;
 pub use stream::LayerStream;
+pub(super) use write::pack;
 
 /// How a member's header says what ustar's fields have no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
