@@ -7,5 +7,7 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(feature = "testing")]
+mod model;
 mod sandbox;
 mod support;
