@@ -12,10 +12,12 @@ pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;
 pub(crate) mod flock;
+pub(crate) mod host;
 pub(crate) mod ids;
 pub(crate) mod inode;
 pub(crate) mod mount;
 pub(crate) mod namespace;
+pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod root;
 #[cfg(test)]
