@@ -56,6 +56,22 @@ impl Reader<'_> {
         )
     }
 
+    /// Whether no image needs a blob and no lease keeps it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn blob_is_unused(&self, digest: &Digest) -> Result<bool> {
+        let fail = |error| failed("read blobs", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached(
+                "SELECT NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM leased_blobs WHERE digest = ?1)",
+            )
+            .map_err(fail)?;
+        statement.query_row([digest.to_string()], |row| row.get(0)).map_err(fail)
+    }
+
     fn blobs_where(&self, query: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<BlobRow>> {
         let fail = |error| failed("read blobs", error);
         let mut statement = self.connection().prepare_cached(query).map_err(fail)?;
@@ -78,13 +94,7 @@ impl Transaction<'_> {
             .execute(
                 "INSERT INTO blobs (digest, size, media_type, diff_id, created) VALUES (?1, ?2, ?3, ?4, ?5) \
                  ON CONFLICT (digest) DO UPDATE SET diff_id = COALESCE(excluded.diff_id, diff_id)",
-                params![
-                    digest,
-                    to_sql(blob.size),
-                    blob.media_type.as_str(),
-                    blob.diff_id.as_ref().map(ToString::to_string),
-                    now()
-                ],
+                params![digest, to_sql(blob.size), blob.media_type.as_str(), blob.diff_id.as_ref().map(ToString::to_string), now()],
             )
             .map(drop)
             .map_err(fail)

@@ -168,8 +168,10 @@ impl Reader<'_> {
     /// `Io`.
     pub(crate) fn children(&self, id: SnapshotId, limit: u32) -> Result<Vec<String>> {
         let fail = |error| failed("read children", error);
-        let mut statement =
-            self.connection().prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 ORDER BY name LIMIT ?2").map_err(fail)?;
+        let mut statement = self
+            .connection()
+            .prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 ORDER BY name LIMIT ?2")
+            .map_err(fail)?;
         let names = statement.query_map(params![id.0, limit], |row| row.get(0)).map_err(fail)?;
         names.collect::<Result<_, _>>().map_err(fail)
     }
@@ -201,7 +203,11 @@ impl Reader<'_> {
     /// `Io`.
     pub(crate) fn layers_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<String>> {
         let fail = |error| failed("resolve", error);
-        let ranges = if prefix.contains(':') { vec![prefix.to_owned()] } else { vec![format!("sha256:{prefix}"), format!("sha512:{prefix}")] };
+        let ranges = if prefix.contains(':') {
+            vec![prefix.to_owned()]
+        } else {
+            vec![format!("sha256:{prefix}"), format!("sha512:{prefix}")]
+        };
         let mut names = Vec::new();
         // `g` is greater than every hex digit.
         let query = "SELECT name FROM snapshots WHERE chain_id >= ?1 AND chain_id < ?1 || 'g' ORDER BY chain_id LIMIT ?2";
@@ -213,6 +219,45 @@ impl Reader<'_> {
             }
         }
         Ok(names)
+    }
+
+    /// Imported layers that nothing reaches: no key, no name that a person gave, no image, no lease, none of `roots`. Those on top
+    /// come before those below them.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) fn unreached_layers(&self, roots: &[&str]) -> Result<Vec<SnapshotRow>> {
+        let fail = |error| failed("collect", error);
+        // A parent is older than its children, so its row's number is smaller.
+        let query = format!(
+            "WITH RECURSIVE kept (id) AS ( \
+                 SELECT id FROM snapshots WHERE chain_id IS NULL \
+                 UNION SELECT snapshot FROM image_layers UNION SELECT snapshot FROM leased_snapshots \
+                 UNION SELECT id FROM snapshots WHERE name IN (SELECT value FROM json_each(?1)) \
+                 UNION SELECT s.parent FROM kept JOIN snapshots s ON s.id = kept.id WHERE s.parent IS NOT NULL \
+             ) SELECT {COLUMNS} WHERE s.id NOT IN (SELECT id FROM kept) ORDER BY s.id DESC"
+        );
+        let mut statement = self.connection().prepare(&query).map_err(fail)?;
+        let rows = statement.query_map([to_json(&roots)?], |row| Ok(snapshot(row))).map_err(fail)?;
+        rows.map(|row| row.map_err(fail)?).collect()
+    }
+
+    /// Whether a layer that was unreached, and none of the caller's roots, still is, now that those on top of it have gone.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn is_unreached(&self, id: SnapshotId) -> Result<bool> {
+        let fail = |error| failed("collect", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM snapshots s WHERE s.id = ?1 AND s.chain_id IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 FROM snapshots WHERE parent = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM image_layers WHERE snapshot = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM leased_snapshots WHERE snapshot = ?1)",
+            )
+            .map_err(fail)?;
+        statement.query_row([id.0], |row| row.get(0)).map_err(fail)
     }
 
     /// How many snapshots stand on a tree.
@@ -309,7 +354,14 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// `AlreadyExists`, `Io`.
-    pub(crate) fn commit_snapshot(&self, active: &SnapshotRow, name: &str, root: &Attributes, usage: Usage, labels: &Labels) -> Result<SnapshotRow> {
+    pub(crate) fn commit_snapshot(
+        &self,
+        active: &SnapshotRow,
+        name: &str,
+        root: &Attributes,
+        usage: Usage,
+        labels: &Labels,
+    ) -> Result<SnapshotRow> {
         if self.snapshot(name)?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name));
         }

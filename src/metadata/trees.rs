@@ -82,7 +82,9 @@ impl Reader<'_> {
         let fail = |error| failed("read trees", error);
         let mut statement = self
             .connection()
-            .prepare_cached(&format!("SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') ORDER BY id"))
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') ORDER BY id"
+            ))
             .map_err(fail)?;
         let rows = statement.query_map(params![diff_id.to_string(), ids_text(ids)], |row| Ok(tree(row))).map_err(fail)?;
         rows.map(|row| row.map_err(fail)?).collect()
@@ -130,9 +132,24 @@ impl Reader<'_> {
         rows.map(|id| from_sql(id.map_err(fail)?).map(TreeId)).collect()
     }
 
+    /// Whether no snapshot stands on a finished tree and no lease keeps it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn tree_is_unused(&self, id: TreeId) -> Result<bool> {
+        let fail = |error| failed("read trees", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM trees WHERE id = ?1 AND state <> 'building')")
+            .map_err(fail)?;
+        let finished: bool = statement.query_row([to_sql(id.0)], |row| row.get(0)).map_err(fail)?;
+        Ok(finished && self.tree_users(id)? == 0 && !self.tree_is_leased(id)?)
+    }
+
     pub(super) fn tree_is_leased(&self, id: TreeId) -> Result<bool> {
         let fail = |error| failed("read leases", error);
-        let mut statement = self.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM leased_trees WHERE tree = ?1)").map_err(fail)?;
+        let mut statement =
+            self.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM leased_trees WHERE tree = ?1)").map_err(fail)?;
         statement.query_row([to_sql(id.0)], |row| row.get(0)).map_err(fail)
     }
 }
