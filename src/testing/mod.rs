@@ -1,1 +1,17 @@
-//! testing (to come)
+//! For tests, this crate's and other people's: [`Tree`] literals and snapshots, [`Layer`] literals, images made of them, an in-memory
+//! [`model`] of the tree rule, and the [`conformance`] kit that every backend must pass. Feature `testing`.
+//!
+//! The kit is a second reading of the layer contract: it shares no code with the appliers, and what it expects stands in it as
+//! literals. Literals are written by the author of a test, so a malformed one panics instead of returning an error.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own literals are wrong only by mistake")]
+
+pub mod conformance;
+pub mod image;
+pub mod layer;
+pub mod model;
+pub mod tree;
+
+pub use image::Image;
+pub use layer::Layer;
+pub use tree::Tree;

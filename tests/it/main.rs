@@ -1,1 +1,14 @@
-//! One integration binary.
+//! The one integration binary: what plywood promises, tried through its public interface and its command.
+//!
+//! Tests run as root and as an ordinary user. What cannot run says `SKIP name: reason` (see [`support::skip`]), and fails instead when
+//! `PLYWOOD_TEST_REQUIRE=all`. What a test mounts lives in a mount namespace of its own ([`support::sandbox`]) and dies with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
+#![allow(clippy::disallowed_methods)] // tests work with paths
+
+mod arch;
+#[cfg(feature = "testing")]
+mod model;
+mod sandbox;
+mod support;
+mod tar_peers;

@@ -1,0 +1,197 @@
+//! The decompressing reader.
+//!
+//! Its end is the end of the input: every gzip member and zstd frame was decoded and its checksum compared, and nothing but NUL
+//! padding (gzip) or nothing at all (zstd) followed. Anything else is `InvalidLayer`. Memory is the input buffer, deflate's 32 KiB or
+//! zstd's window of at most 128 MiB, whatever the input declares.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+
+use super::Compression;
+use super::input::Input;
+use crate::error::{Error, ErrorKind, Result};
+
+/// log2 of the largest zstd window that is decoded: 128 MiB, what `zstd --long` asks for.
+const WINDOW_LOG_MAX: u32 = 27;
+
+const OP: &str = "decompress layer";
+
+/// Reads the uncompressed bytes of a layer.
+///
+/// Errors travel as [`Error`] inside `io::Error`; [`Error::io`] takes them out again: `InvalidLayer` for compressed data that is
+/// truncated, damaged or followed by something, the source's own error otherwise.
+///
+/// ```
+/// # use std::io::Read;
+/// use plywood::compression::{Compression, Decoder, Encoder};
+/// let mut encoder = Encoder::new(Vec::new(), Compression::Zstd, None)?;
+/// std::io::Write::write_all(&mut encoder, b"hello")?;
+/// let blob = encoder.finish()?;
+///
+/// let mut decoder = Decoder::new(blob.as_slice())?;
+/// assert_eq!(decoder.compression(), Compression::Zstd);
+/// let mut text = String::new();
+/// decoder.read_to_string(&mut text)?;
+/// assert_eq!(text, "hello");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Decoder<R> {
+    form: Form<R>,
+    /// Why the stream ended badly; said again when it is read again.
+    failed: Option<String>,
+}
+
+enum Form<R> {
+    Plain(Input<R>),
+    Gzip(Box<GzDecoder<Slot<Input<R>>>>),
+    Zstd(zstd::stream::read::Decoder<'static, Input<R>>),
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads the first bytes of `source` to tell its compression. An empty source is an empty, uncompressed stream.
+    ///
+    /// # Errors
+    /// Those of `source`.
+    pub fn new(source: R) -> Result<Self> {
+        let mut input = Input::new(source);
+        let start = input.peek(Compression::SNIFFED).map_err(|error| Error::io(OP, error))?;
+        let form = match Compression::sniff(start) {
+            Compression::None => Form::Plain(input),
+            Compression::Gzip => Form::Gzip(Box::new(GzDecoder::new(Slot(Some(input))))),
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(|error| Error::io(OP, error))?;
+                decoder.window_log_max(WINDOW_LOG_MAX).map_err(|error| Error::io(OP, error))?;
+                Form::Zstd(decoder)
+            }
+        };
+        Ok(Self { form, failed: None })
+    }
+
+    /// What the bytes are compressed with.
+    pub fn compression(&self) -> Compression {
+        match self.form {
+            Form::Plain(_) => Compression::None,
+            Form::Gzip(_) => Compression::Gzip,
+            Form::Zstd(_) => Compression::Zstd,
+        }
+    }
+
+    /// The source; `None` only after a failed read.
+    pub fn get_ref(&self) -> Option<&R> {
+        match &self.form {
+            Form::Plain(input) => Some(input.get_ref()),
+            Form::Gzip(decoder) => decoder.get_ref().0.as_ref().map(Input::get_ref),
+            Form::Zstd(decoder) => Some(decoder.get_ref().get_ref()),
+        }
+    }
+
+    /// The source, of which more may have been read than was decoded; all of it, once the decoder said "end".
+    pub fn into_inner(self) -> Option<R> {
+        match self.form {
+            Form::Plain(input) => Some(input.into_inner()),
+            Form::Gzip(decoder) => decoder.into_inner().0.map(Input::into_inner),
+            Form::Zstd(decoder) => Some(decoder.into_inner().into_inner()),
+        }
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if let Some(reason) = &self.failed {
+            return Err(damaged(reason.clone()).into());
+        }
+        if out.is_empty() {
+            return Ok(0);
+        }
+        let read = match &mut self.form {
+            Form::Plain(input) => return input.read(out),
+            Form::Gzip(decoder) => read_members(decoder, out),
+            Form::Zstd(decoder) => decoder.read(out),
+        };
+        read.map_err(|error| {
+            let error = classify(self.compression(), error);
+            self.failed = Some(error.reason().unwrap_or("the source failed").to_owned());
+            error.into()
+        })
+    }
+}
+
+impl<R> fmt::Debug for Decoder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// Reads from the current gzip member, and goes on to the next one where there is one.
+fn read_members<R: Read>(decoder: &mut GzDecoder<Slot<Input<R>>>, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let count = decoder.read(out)?;
+        if count > 0 {
+            return Ok(count);
+        }
+        // The member is complete and its CRC was right.
+        match decoder.get_mut().fill_buf()?.first() {
+            None => return Ok(0),
+            Some(0) => return only_nul(decoder.get_mut()).map(|()| 0),
+            Some(_) => {
+                // `reset` keeps the decoder's memory: some writers make one member per file.
+                let input = decoder.reset(Slot(None));
+                *decoder.get_mut() = input;
+            }
+        }
+    }
+}
+
+/// Reads to the end, over the NUL bytes that tape-minded tools pad with.
+fn only_nul(input: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let bytes = input.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.iter().any(|&byte| byte != 0) {
+            return Err(damaged("gzip: data follows the padding after the last member").into());
+        }
+        let count = bytes.len();
+        input.consume(count);
+    }
+}
+
+fn damaged(reason: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidLayer, OP).because(reason)
+}
+
+/// What a decoder found becomes `InvalidLayer`; what its source reported stays what it was.
+fn classify(compression: Compression, error: io::Error) -> Error {
+    match error.downcast::<Error>() {
+        Ok(ours) => ours,
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Error::io(OP, error),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            damaged(format!("{compression}: the stream is truncated")).with_source(error)
+        }
+        Err(error) => damaged(format!("{compression}: {error}")).with_source(error),
+    }
+}
+
+/// A place that is empty only while a gzip decoder is handed the rest of its own input.
+struct Slot<T>(Option<T>);
+
+impl<T: BufRead> Read for Slot<T> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.as_mut().map_or(Ok(0), |input| input.read(out))
+    }
+}
+
+impl<T: BufRead> BufRead for Slot<T> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.as_mut().map_or(Ok(&[]), BufRead::fill_buf)
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(input) = &mut self.0 {
+            input.consume(count);
+        }
+    }
+}

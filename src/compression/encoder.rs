@@ -1,0 +1,131 @@
+//! The compressing writer.
+//!
+//! Deterministic: the same bytes in give the same bytes out for one version of this crate, whatever the machine, and however the
+//! input was cut into writes (it is handed to the codec in blocks of one size). No time, name or system stands in a header.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use super::Compression;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the codecs get at a time.
+const BLOCK: usize = 128 * 1024;
+/// RFC 1952's "unknown" operating system.
+const UNKNOWN_SYSTEM: u8 = 255;
+const GZIP_DEFAULT: u32 = 6;
+const ZSTD_DEFAULT: i32 = 3;
+const OP: &str = "compress layer";
+
+/// Writes the compressed form of what it is given. [`finish`](Self::finish) completes it; dropped before, the output is truncated.
+#[must_use = "the output is complete only after `finish`"]
+pub struct Encoder<W: Write> {
+    form: Form<W>,
+    /// What waits for a full block; only used for the codecs.
+    block: Vec<u8>,
+}
+
+enum Form<W: Write> {
+    Plain(W),
+    Gzip(flate2::write::GzEncoder<W>),
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// An encoder of this compression. `level` is gzip's 0 to 9 (6 by default) or zstd's 1 to 22 (3 by default); without
+    /// compression it means nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a level that the compression does not have.
+    pub fn new(writer: W, compression: Compression, level: Option<u32>) -> Result<Self> {
+        let refuse = |level: u32, range: &str| {
+            Error::new(ErrorKind::InvalidArgument, OP).because(format!("{compression} has the levels {range}, not {level}"))
+        };
+        let form = match compression {
+            Compression::None => Form::Plain(writer),
+            Compression::Gzip => {
+                let level = level.unwrap_or(GZIP_DEFAULT);
+                if level > 9 {
+                    return Err(refuse(level, "0 to 9"));
+                }
+                let header = flate2::GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
+                Form::Gzip(header.write(writer, flate2::Compression::new(level)))
+            }
+            Compression::Zstd => {
+                let level = match level {
+                    None => ZSTD_DEFAULT,
+                    Some(level @ 1..=22) => i32::try_from(level).unwrap_or(ZSTD_DEFAULT),
+                    Some(level) => return Err(refuse(level, "1 to 22")),
+                };
+                let mut encoder = zstd::stream::write::Encoder::new(writer, level).map_err(|error| Error::io(OP, error))?;
+                encoder.include_checksum(true).map_err(|error| Error::io(OP, error))?;
+                Form::Zstd(encoder)
+            }
+        };
+        Ok(Self { form, block: Vec::new() })
+    }
+
+    /// What the output is compressed with.
+    pub fn compression(&self) -> Compression {
+        match self.form {
+            Form::Plain(_) => Compression::None,
+            Form::Gzip(_) => Compression::Gzip,
+            Form::Zstd(_) => Compression::Zstd,
+        }
+    }
+
+    /// Writes what is left and gives the writer back, unflushed.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn finish(mut self) -> Result<W> {
+        let rest = std::mem::take(&mut self.block);
+        self.form.write_all(&rest).map_err(|error| Error::io(OP, error))?;
+        match self.form {
+            Form::Plain(writer) => Ok(writer),
+            Form::Gzip(encoder) => encoder.finish().map_err(|error| Error::io(OP, error)),
+            Form::Zstd(encoder) => encoder.finish().map_err(|error| Error::io(OP, error)),
+        }
+    }
+}
+
+impl<W: Write> Form<W> {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(writer) => writer.write_all(bytes),
+            Self::Gzip(encoder) => encoder.write_all(bytes),
+            Self::Zstd(encoder) => encoder.write_all(bytes),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Form::Plain(writer) = &mut self.form {
+            return writer.write(bytes);
+        }
+        let room = BLOCK.saturating_sub(self.block.len());
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        if self.block.is_empty() && taken.len() == BLOCK {
+            self.form.write_all(taken)?;
+        } else {
+            self.block.extend_from_slice(taken);
+            if self.block.len() == BLOCK {
+                self.form.write_all(&self.block)?;
+                self.block.clear();
+            }
+        }
+        Ok(taken.len())
+    }
+
+    /// Flushes nothing but an uncompressed writer: a flush inside compressed data would change the bytes.
+    fn flush(&mut self) -> io::Result<()> {
+        if let Form::Plain(writer) = &mut self.form { writer.flush() } else { Ok(()) }
+    }
+}
+
+impl<W: Write> fmt::Debug for Encoder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").field("compression", &self.compression()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,214 @@
+use std::io::{self, Read, Write};
+
+use super::*;
+
+fn encode(compression: Compression, data: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::new(), compression, None).unwrap();
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn decode(blob: &[u8]) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    Decoder::new(blob)?.read_to_end(&mut out).map_err(|error| Error::io("read", error))?;
+    Ok(out)
+}
+
+fn invalid(blob: &[u8]) -> String {
+    let error = decode(blob).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidLayer, "{error}");
+    error.to_string()
+}
+
+/// Not compressible to nothing, so that blocks and members really fill.
+fn sample(len: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 28) as u8
+        })
+        .collect()
+}
+
+const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
+
+#[test]
+fn names_go_both_ways() {
+    for compression in ALL {
+        assert_eq!(compression.as_str().parse::<Compression>().unwrap(), compression);
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar{}", compression.media_type_suffix());
+        assert_eq!(Compression::of_media_type(&media_type), Some(compression));
+    }
+    assert_eq!("lz4".parse::<Compression>().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(Compression::of_media_type("application/vnd.docker.image.rootfs.diff.tar.gzip"), Some(Compression::Gzip));
+    assert_eq!(Compression::of_media_type("application/vnd.oci.image.config.v1+json"), None);
+}
+
+#[test]
+fn what_is_encoded_is_decoded() {
+    for compression in ALL {
+        for len in [0, 1, 511, 128 * 1024, 128 * 1024 + 1, 1_000_000] {
+            let data = sample(len);
+            let blob = encode(compression, &data);
+            assert_eq!(Decoder::new(blob.as_slice()).unwrap().compression(), compression);
+            assert!(decode(&blob).unwrap() == data, "{compression} {len}");
+        }
+    }
+}
+
+#[test]
+fn the_same_bytes_come_out_however_the_input_is_cut() {
+    let data = sample(700_000);
+    for compression in ALL {
+        let whole = encode(compression, &data);
+        for cut in [1usize, 1000, 131_071, 131_072, 131_073] {
+            let mut encoder = Encoder::new(Vec::new(), compression, None).unwrap();
+            for piece in data.chunks(cut) {
+                encoder.write_all(piece).unwrap();
+                encoder.flush().unwrap();
+            }
+            assert!(encoder.finish().unwrap() == whole, "{compression} {cut}");
+        }
+    }
+}
+
+#[test]
+fn the_gzip_header_names_no_time_file_or_system() {
+    assert_eq!(&encode(Compression::Gzip, b"x")[..10], &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
+}
+
+#[test]
+fn every_gzip_member_is_read() {
+    let mut blob = encode(Compression::Gzip, b"one ");
+    blob.extend(encode(Compression::Gzip, b""));
+    blob.extend(encode(Compression::Gzip, b"two"));
+    assert_eq!(decode(&blob).unwrap(), b"one two");
+    blob.extend([0; 1000]);
+    assert_eq!(decode(&blob).unwrap(), b"one two", "NUL padding");
+}
+
+#[test]
+fn nothing_but_nul_may_follow_the_last_gzip_member() {
+    let member = encode(Compression::Gzip, b"one");
+    for tail in [b"x".as_slice(), b"\0x", &[0x1f], &[0x1f, 0x8b]] {
+        invalid(&[member.as_slice(), tail].concat());
+    }
+    invalid(&[member.as_slice(), &[0; 7], &member].concat());
+    invalid(&[member.as_slice(), &encode(Compression::Zstd, b"two")].concat());
+}
+
+#[test]
+fn each_gzip_checksum_counts() {
+    let first = encode(Compression::Gzip, b"one");
+    for from_end in 1..=8 {
+        let mut bad = first.clone();
+        let at = bad.len() - from_end;
+        bad[at] ^= 1;
+        invalid(&bad);
+        invalid(&[bad.as_slice(), &first].concat());
+        invalid(&[first.as_slice(), &bad].concat());
+    }
+}
+
+fn skippable(content: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x53, 0x2a, 0x4d, 0x18];
+    frame.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
+    frame.extend(content);
+    frame
+}
+
+#[test]
+fn every_zstd_frame_is_read_and_skippable_ones_are_skipped() {
+    let one = encode(Compression::Zstd, b"one ");
+    let two = encode(Compression::Zstd, b"two");
+    let blob = [skippable(b"a"), one, skippable(b""), two, skippable(&[7; 300_000])].concat();
+    assert_eq!(decode(&blob).unwrap(), b"one two");
+    assert_eq!(decode(&skippable(b"nothing else")).unwrap(), b"");
+}
+
+#[test]
+fn nothing_may_follow_the_last_zstd_frame() {
+    let frame = encode(Compression::Zstd, b"one");
+    for tail in [b"x".as_slice(), b"\0", b"\0\0\0\0\0\0\0\0", &[0x28, 0xb5], b"long enough garbage"] {
+        invalid(&[frame.as_slice(), tail].concat());
+    }
+}
+
+#[test]
+fn truncation_anywhere_is_an_error() {
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        let blob = encode(compression, &sample(300));
+        for len in Compression::SNIFFED..blob.len() {
+            let message = invalid(&blob[..len]);
+            assert!(message.contains("truncated"), "{compression} {len}: {message}");
+        }
+    }
+    let frame = skippable(b"abc");
+    for len in Compression::SNIFFED..frame.len() {
+        invalid(&frame[..len]);
+    }
+}
+
+#[test]
+fn a_zstd_window_above_128_mib_is_refused() {
+    // A frame header alone tells: descriptor without single segment, then the window descriptor (exponent << 3).
+    let frame = |exponent: u8| vec![0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3, 1, 0, 0];
+    assert_eq!(decode(&frame(27 - 10)).unwrap(), b"");
+    invalid(&frame(28 - 10));
+}
+
+#[test]
+fn a_zstd_dictionary_is_refused() {
+    // One empty frame, by its header made with dictionary 5, and the same without.
+    assert_eq!(decode(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0, 1, 0, 0]).unwrap(), b"");
+    invalid(&[0x28, 0xb5, 0x2f, 0xfd, 1, 0, 5, 1, 0, 0]);
+}
+
+#[test]
+fn levels_outside_the_range_are_refused() {
+    for (compression, level) in [(Compression::Gzip, 10), (Compression::Zstd, 0), (Compression::Zstd, 23)] {
+        assert_eq!(Encoder::new(Vec::new(), compression, Some(level)).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+    for (compression, level) in [(Compression::Gzip, 0), (Compression::Gzip, 9), (Compression::Zstd, 19), (Compression::None, 99)] {
+        let mut encoder = Encoder::new(Vec::new(), compression, Some(level)).unwrap();
+        encoder.write_all(b"level").unwrap();
+        assert_eq!(decode(&encoder.finish().unwrap()).unwrap(), b"level");
+    }
+}
+
+/// Gives its bytes one at a time, then fails.
+struct Failing<'a>(&'a [u8]);
+
+impl Read for Failing<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self.0.split_first() {
+            Some((&byte, rest)) => {
+                self.0 = rest;
+                out[0] = byte;
+                Ok(1)
+            }
+            None => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+}
+
+#[test]
+fn the_source_error_is_told_from_damage() {
+    for compression in ALL {
+        let blob = encode(compression, &sample(5000));
+        let mut decoder = Decoder::new(Failing(&blob[..blob.len() - 1])).unwrap();
+        let error = Error::io("read", decoder.read_to_end(&mut Vec::new()).unwrap_err());
+        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(libc::EIO)), "{compression}");
+    }
+}
+
+#[test]
+fn a_failed_stream_stays_failed() {
+    let mut blob = encode(Compression::Gzip, &sample(5000));
+    let at = blob.len() - 5;
+    blob[at] ^= 1;
+    let mut decoder = Decoder::new(blob.as_slice()).unwrap();
+    assert!(decoder.read_to_end(&mut Vec::new()).is_err());
+    assert!(decoder.read(&mut [0; 10]).is_err());
+}

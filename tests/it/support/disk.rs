@@ -1,0 +1,71 @@
+//! File systems of every kind, on memory, that die with the mount namespace they are made in.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// A file system to mount. The image is a sparse file on a tmpfs of the sandbox, the loop device clears itself: when the last process
+/// of the sandbox is gone, so are they.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// ext4: no reflinks, little room for xattrs.
+    Ext4,
+    /// xfs with reflinks.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+    /// ramfs: no xattrs of any kind.
+    Ramfs,
+    /// A tmpfs of so many bytes.
+    Tmpfs(u64),
+}
+
+impl Disk {
+    /// What makes this file system, and must be installed.
+    fn maker(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
+            Self::Xfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1"])),
+            Self::Btrfs => Some(("mkfs.btrfs", &["-q"])),
+            Self::Ramfs | Self::Tmpfs(_) => None,
+        }
+    }
+
+    /// Why it cannot be made here.
+    pub(crate) fn missing(self) -> Option<String> {
+        let (maker, _) = self.maker()?;
+        let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].iter().any(|folder| Path::new(folder).join(maker).exists());
+        if !found {
+            return Some(format!("{maker} is not installed"));
+        }
+        (!Path::new("/dev/loop-control").exists()).then(|| "there are no loop devices".to_owned())
+    }
+
+    /// Mounts a new one at `target`, writable for everybody. Only within a root sandbox.
+    #[track_caller]
+    pub(crate) fn mount(self, target: &Path) {
+        fs::create_dir_all(target).unwrap();
+        let target_text = target.to_str().unwrap();
+        let Some((maker, arguments)) = self.maker() else {
+            let (kind, options) = match self {
+                Self::Tmpfs(size) => ("tmpfs", format!("size={size},mode=1777")),
+                _ => ("ramfs", "mode=1777".to_owned()),
+            };
+            return run("mount", &["-t", kind, "-o", &options, kind, target_text]);
+        };
+        let image = Path::new(super::sandbox::STAGE).join(format!("{}.img", target_text.replace('/', "_")));
+        File::create(&image).unwrap().set_len(2 << 30).unwrap();
+        let image_text = image.to_str().unwrap();
+        run(maker, &[arguments, &[image_text]].concat());
+        run("mount", &["-o", "loop", image_text, target_text]);
+        fs::set_permissions(target, Permissions::from_mode(0o1777)).unwrap();
+    }
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) {
+    let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,33 @@
+//! What the integration tests stand on: skipping out loud, sandboxes that die with their test, disks of every kind, tools.
+
+mod disk;
+mod sandbox;
+mod tools;
+
+pub(crate) use disk::Disk;
+pub(crate) use sandbox::Sandbox;
+#[cfg(feature = "cli")]
+#[allow(unused_imports)]
+pub(crate) use tools::{Output, plywood};
+pub(crate) use tools::{Tool, require};
+
+use std::io::Write;
+
+/// Says that the test cannot run here, and why; the test then returns. Under `PLYWOOD_TEST_REQUIRE=all` it fails instead.
+///
+/// Written to the real standard error, not to libtest's capture, so that a skip is seen in a run that passes.
+#[track_caller]
+pub(crate) fn skip(test: &str, reason: &str) {
+    assert!(
+        std::env::var_os("PLYWOOD_TEST_REQUIRE").is_none_or(|value| value != "all"),
+        "{test} must run here, and cannot: {reason}"
+    );
+    let line = format!("SKIP {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// Whether this process is the real root: privileged in the initial user namespace.
+pub(crate) fn is_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    nix::unistd::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
