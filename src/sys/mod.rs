@@ -6,20 +6,25 @@
 // The tiers above do not use all of this yet.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod content;
 pub(crate) mod copy;
+pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;
 pub(crate) mod flock;
+pub(crate) mod host;
 pub(crate) mod ids;
 pub(crate) mod inode;
 pub(crate) mod mount;
 pub(crate) mod namespace;
+pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod root;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub(crate) mod xattr;
 
+pub(crate) use descent::Descent;
 pub(crate) use dir::{Dir, DirEntry};
 pub(crate) use inode::Stat;
 pub(crate) use root::Root;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own literals are wrong only by mistake")]
 #![allow(clippy::disallowed_methods, reason = "tests look at trees by path, from outside")]
 
+pub mod conformance;
 pub mod layer;
 pub mod model;
 pub mod tree;

@@ -9,3 +9,4 @@
 mod arch;
 mod sandbox;
 mod support;
+mod tar_peers;

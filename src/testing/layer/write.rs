@@ -9,21 +9,17 @@ use crate::entry::Timestamp;
 const BLOCK: usize = 512;
 
 impl Layer {
-    /// The archive, uncompressed, with the two zero blocks at its end.
+    /// The archive, uncompressed.
     pub fn tar(&self) -> Vec<u8> {
-        let mut out = self.tar_without_end();
-        out.resize(out.len() + 2 * BLOCK, 0);
-        out
-    }
-
-    /// The archive without its end.
-    pub fn tar_without_end(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for member in &self.members {
             match member {
                 Member::Header(header) => header.write(&mut out),
                 Member::Raw(blocks) => out.extend_from_slice(blocks),
             }
+        }
+        if !self.unended {
+            out.resize(out.len() + 2 * BLOCK, 0);
         }
         out
     }

@@ -1,0 +1,183 @@
+//! An inode as a container sees it and a layer can say it, whatever form its tree is kept in.
+//!
+//! The same inode reads the same everywhere: overlayfs's own attributes are no part of a tree, escaped ones are what the container
+//! set, what the host or a file system adds by itself is passed over, and a file capability has one form. What differs is in `compare`.
+
+use std::os::fd::AsFd;
+
+use crate::entry::{Attributes, Xattrs};
+use crate::error::Result;
+use crate::sys::inode;
+
+/// How a directory keeps its tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As the container sees it: a plain tree, or a mounted overlay.
+    Plain,
+    /// A raw upperdir, whose markers and attributes are overlayfs's.
+    Overlay(Style),
+}
+
+/// Whose attributes an overlay store speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// `trusted.overlay.*`
+    Trusted,
+    /// `user.overlay.*`
+    User,
+}
+
+impl Style {
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.",
+            Self::User => b"user.overlay.",
+        }
+    }
+
+    pub(super) fn opaque(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.opaque",
+            Self::User => b"user.overlay.opaque",
+        }
+    }
+
+    pub(super) fn whiteout(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.whiteout",
+            Self::User => b"user.overlay.whiteout",
+        }
+    }
+}
+
+/// Attributes, with the names of those that no layer may carry.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) attributes: Attributes,
+    pub(crate) left_out: Vec<Vec<u8>>,
+}
+
+/// Reads what an inode carries.
+pub(crate) fn read(fd: impl AsFd, form: Form) -> Result<Seen> {
+    Ok(see(inode::attributes(fd)?, form))
+}
+
+/// Turns attributes as they stand on the disk into those that the container sees. For [`Form::Plain`] doing it again changes nothing.
+pub(crate) fn see(attributes: Attributes, form: Form) -> Seen {
+    let mut xattrs = Xattrs::new();
+    let mut left_out = Vec::new();
+    for (name, value) in attributes.xattrs {
+        let name = match form {
+            Form::Plain => name,
+            Form::Overlay(style) => match name.strip_prefix(style.prefix()) {
+                None => name,
+                Some(own) => match own.strip_prefix(b"overlay.") {
+                    Some(escaped) => [style.prefix(), escaped].concat(),
+                    None => continue,
+                },
+            },
+        };
+        match fate(&name) {
+            Fate::Kept => {
+                let value = if name == b"security.capability" { plain_capability(value) } else { value };
+                xattrs.insert(name, value);
+            }
+            Fate::LeftOut => left_out.push(name),
+            Fate::Foreign => {}
+        }
+    }
+    Seen { attributes: Attributes { xattrs, ..attributes }, left_out }
+}
+
+enum Fate {
+    Kept,
+    /// Somebody set it, and no layer may carry it (SEMANTICS §4): reported.
+    LeftOut,
+    /// The host gives it to every inode by itself, or the file system uses it as a door to its own settings.
+    Foreign,
+}
+
+fn fate(name: &[u8]) -> Fate {
+    let of = |prefix: &[u8]| name.starts_with(prefix);
+    match name {
+        b"security.selinux" => Fate::Foreign,
+        b"security.ima" | b"security.evm" | b"security.apparmor" => Fate::LeftOut,
+        b"system.posix_acl_access" | b"system.posix_acl_default" => Fate::Kept,
+        _ if of(b"user.") || of(b"security.") || of(b"trusted.overlay.") => Fate::Kept,
+        _ if of(b"trusted.") => Fate::LeftOut,
+        _ => Fate::Foreign,
+    }
+}
+
+/// `VFS_CAP_REVISION_MASK` and the revisions of `linux/capability.h`: revision 3 is revision 2 with a root id behind it.
+const REVISION: u32 = 0xff00_0000;
+const REVISION_2: u32 = 0x0200_0000;
+const REVISION_3: u32 = 0x0300_0000;
+
+/// A version 3 capability whose root id is the map's root means the same as one of version 2, which every reader knows.
+fn plain_capability(value: Vec<u8>) -> Vec<u8> {
+    let word = |at: usize| value.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    match (value.len(), word(0), word(20)) {
+        (24, Some(magic), Some(0)) if magic & REVISION == REVISION_3 => {
+            let mut plain = (magic & !REVISION | REVISION_2).to_le_bytes().to_vec();
+            plain.extend_from_slice(value.get(4..20).unwrap_or_default());
+            plain
+        }
+        _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(form: Form, names: &[&str]) -> (Vec<String>, Vec<String>) {
+        let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), b"v".to_vec())).collect();
+        let seen = see(Attributes { xattrs, ..Attributes::implied() }, form);
+        let text = |name: &Vec<u8>| String::from_utf8(name.clone()).unwrap();
+        (seen.attributes.xattrs.keys().map(text).collect(), seen.left_out.iter().map(text).collect())
+    }
+
+    #[test]
+    fn overlayfs_own_attributes_are_no_part_of_a_tree_and_escaped_ones_are() {
+        let raw = [
+            "trusted.overlay.opaque",
+            "trusted.overlay.overlay.opaque",
+            "trusted.overlay.overlay.overlay.x",
+            "user.overlay.opaque",
+            "user.a",
+        ];
+        let trusted = names(Form::Overlay(Style::Trusted), &raw).0;
+        assert_eq!(trusted, ["trusted.overlay.opaque", "trusted.overlay.overlay.x", "user.a", "user.overlay.opaque"]);
+        let user = names(Form::Overlay(Style::User), &raw).0;
+        assert_eq!(
+            user,
+            ["trusted.overlay.opaque", "trusted.overlay.overlay.opaque", "trusted.overlay.overlay.overlay.x", "user.a"]
+        );
+        assert_eq!(names(Form::Plain, &raw).0.len(), 5);
+    }
+
+    #[test]
+    fn what_no_layer_carries_is_left_out_and_told() {
+        let raw =
+            ["security.capability", "security.ima", "security.selinux", "btrfs.compression", "trusted.md5", "system.nfs4_acl"];
+        let (kept, told) = names(Form::Plain, &raw);
+        assert_eq!(kept, ["security.capability"]);
+        assert_eq!(told, ["security.ima", "trusted.md5"]);
+    }
+
+    #[test]
+    fn a_capability_of_the_maps_root_is_version_2() {
+        let mut value = vec![1, 0, 0, 3];
+        value.extend((0..16).map(|byte| byte + 1));
+        value.extend([0; 4]);
+        let plain = plain_capability(value.clone());
+        assert_eq!(plain.len(), 20);
+        assert_eq!(plain[..4], [1, 0, 0, 2]);
+        assert_eq!(plain[4..], value[4..20]);
+        assert_eq!(plain_capability(plain.clone()), plain);
+        value[20] = 1;
+        assert_eq!(plain_capability(value.clone()), value, "another root id is another capability");
+        assert_eq!(plain_capability(vec![3]), [3]);
+    }
+}

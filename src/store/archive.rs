@@ -1,0 +1,201 @@
+//! A tar of an image layout or of `docker save`, read once from its beginning to its end.
+//!
+//! Blobs go through verified ingests as they pass, whatever the order of the members; only the documents at the top are kept in
+//! memory. Names are those of a tar in a root: none leads outside the archive.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use crate::compression::Decoder;
+use crate::content::{Blob, Expected, Ingest, Started};
+use crate::digest::{Algorithm, Digest};
+use crate::entry::{Change, EntryStream, Node};
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
+use crate::store::image::document::DOCUMENT_MAX;
+use crate::store::intake::Intake;
+use crate::tar::{Limits, Reader};
+
+const OP: &str = "read archive";
+
+/// What an index, a list of images or a version stands in.
+const DOCUMENTS: [&str; 3] = ["index.json", "manifest.json", "oci-layout"];
+
+/// How many files an archive may hold; an image has two for each layer and three more.
+const FILES_MAX: usize = 20_000;
+
+/// How many symlinks lead from a name to its file at most; `docker save` writes one.
+const HOPS_MAX: usize = 8;
+
+/// What an archive holds, by its names.
+#[derive(Debug, Default)]
+pub(crate) struct Archive {
+    documents: BTreeMap<EntryPath, Vec<u8>>,
+    files: BTreeMap<EntryPath, Digest>,
+    links: BTreeMap<EntryPath, EntryPath>,
+}
+
+impl Archive {
+    /// Reads an archive to its end.
+    ///
+    /// # Errors
+    /// `InvalidLayer` for what is no tar; `DigestMismatch` for a blob that is not what its name says; `LimitExceeded`.
+    pub(crate) fn read(reader: Box<dyn Read + '_>, intake: &mut Intake<'_>) -> Result<Self> {
+        let cx = intake.context();
+        let mut stream = Reader::new(Decoder::new(reader)?, Limits::default(), cx);
+        let mut archive = Self::default();
+        while let Some(entry) = stream.next()? {
+            if archive.documents.len() + archive.files.len() + archive.links.len() >= FILES_MAX {
+                return Err(Error::new(ErrorKind::LimitExceeded, OP).because(format!("it holds more than {FILES_MAX} files")));
+            }
+            let path = entry.path;
+            match entry.change {
+                Change::Upsert { node: Node::File { size }, .. } => archive.take_file(&mut stream, path, size, intake)?,
+                Change::Upsert { node: Node::Symlink { target }, .. } => {
+                    let target = resolve(&path, &target)?;
+                    archive.links.insert(path, target);
+                }
+                Change::Upsert { node: Node::Hardlink { target }, .. } => {
+                    archive.links.insert(path, target);
+                }
+                Change::Upsert { node: Node::Directory, .. } => {}
+                _ => return Err(invalid(&path, "it is neither a file, a directory nor a link")),
+            }
+        }
+        Ok(archive)
+    }
+
+    fn take_file(&mut self, stream: &mut dyn EntryStream, path: EntryPath, size: u64, intake: &mut Intake<'_>) -> Result<()> {
+        if self.documents.contains_key(&path) || self.files.contains_key(&path) || self.links.contains_key(&path) {
+            // The first or the last: readers differ.
+            return Err(invalid(&path, "the archive holds it twice"));
+        }
+        if DOCUMENTS.iter().any(|name| path.as_bytes() == name.as_bytes()) {
+            let bytes = document(stream, &path, size)?;
+            self.documents.insert(path, bytes);
+            return Ok(());
+        }
+        // What old versions of Docker wrote beside each layer for still older ones.
+        if matches!(path.file_name(), Some(b"VERSION" | b"json" | b"repositories")) {
+            return Ok(());
+        }
+        let expected = match named_digest(&path) {
+            Some(digest) => Expected::digest(digest),
+            None => Expected::unknown(Algorithm::default()),
+        };
+        let blob = match intake.start(&expected.size(size), Intake::UNKNOWN_TYPE)? {
+            Started::Present(blob) => blob,
+            Started::Ingest(mut ingest) => {
+                copy(stream, &mut ingest, size)?;
+                intake.publish(ingest, Intake::UNKNOWN_TYPE)?
+            }
+        };
+        self.files.insert(path, blob.digest().clone());
+        Ok(())
+    }
+
+    pub(crate) fn document(&self, name: &str) -> Option<Vec<u8>> {
+        self.documents.get(&EntryPath::parse(name).ok()?).cloned()
+    }
+
+    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str) -> Result<Option<Blob>> {
+        let mut path = EntryPath::parse(name)
+            .map_err(|error| Error::new(ErrorKind::InvalidLayer, OP).at(name).because("the name leads outside").with_source(error))?;
+        for _ in 0..HOPS_MAX {
+            if let Some(digest) = self.files.get(&path) {
+                return intake.present(&Expected::digest(digest.clone()), Intake::UNKNOWN_TYPE);
+            }
+            match self.links.get(&path) {
+                Some(target) => path = target.clone(),
+                None => return Ok(None),
+            }
+        }
+        Err(invalid(&path, "its symlinks go on and on"))
+    }
+}
+
+fn invalid(path: &EntryPath, reason: &str) -> Error {
+    Error::new(ErrorKind::InvalidLayer, OP).at(path).because(reason)
+}
+
+/// The digest that a blob's name in a layout says.
+fn named_digest(path: &EntryPath) -> Option<Digest> {
+    let components: Vec<&[u8]> = path.components().collect();
+    let [b"blobs", algorithm, hex] = components.as_slice() else { return None };
+    format!("{}:{}", std::str::from_utf8(algorithm).ok()?, std::str::from_utf8(hex).ok()?).parse().ok()
+}
+
+/// Where a symlink leads, by name alone.
+fn resolve(link: &EntryPath, target: &[u8]) -> Result<EntryPath> {
+    let outside = || invalid(link, "the symlink leads outside the archive");
+    if target.starts_with(b"/") {
+        return Err(outside());
+    }
+    let mut at = link.parent().unwrap_or_default();
+    for component in target.split(|&byte| byte == b'/') {
+        at = match component {
+            b"" | b"." => at,
+            b".." => at.parent().ok_or_else(outside)?,
+            name => at.join(name).map_err(|error| outside().with_source(error))?,
+        };
+    }
+    Ok(at)
+}
+
+fn document(stream: &mut dyn EntryStream, path: &EntryPath, size: u64) -> Result<Vec<u8>> {
+    if size > DOCUMENT_MAX {
+        let reason = format!("it has {size} bytes, at most {DOCUMENT_MAX} are read");
+        return Err(Error::new(ErrorKind::LimitExceeded, OP).at(path).because(reason));
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.chunk()? {
+        // What no chunk covers is a hole.
+        bytes.resize(usize::try_from(chunk.offset).unwrap_or(bytes.len()), 0);
+        bytes.extend_from_slice(chunk.data);
+    }
+    bytes.resize(usize::try_from(size).unwrap_or(bytes.len()), 0);
+    Ok(bytes)
+}
+
+fn copy(stream: &mut dyn EntryStream, ingest: &mut Ingest, size: u64) -> Result<()> {
+    while let Some(chunk) = stream.chunk()? {
+        fill(ingest, chunk.offset)?;
+        ingest.write(chunk.data)?;
+    }
+    fill(ingest, size)
+}
+
+/// Writes the zeros of a hole that ends at `end`.
+fn fill(ingest: &mut Ingest, end: u64) -> Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while ingest.offset() < end {
+        let count = usize::try_from(end - ingest.offset()).unwrap_or(usize::MAX).min(ZEROS.len());
+        ingest.write(ZEROS.get(..count).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_blobs_are_their_digests() {
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let digest = |path: &str| named_digest(&EntryPath::parse(path).unwrap());
+        assert_eq!(digest(&format!("./blobs/sha256/{hex}")).unwrap().to_string(), format!("sha256:{hex}"));
+        for path in ["blobs/sha256/x", "blobs/sha512/00", &format!("x/blobs/sha256/{hex}"), &format!("blobs/{hex}")] {
+            assert_eq!(digest(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn symlinks_stay_in_the_archive() {
+        let link = EntryPath::parse("id/layer.tar").unwrap();
+        assert_eq!(resolve(&link, b"../other/layer.tar").unwrap().as_bytes(), b"other/layer.tar");
+        assert_eq!(resolve(&link, b"./a//b").unwrap().as_bytes(), b"id/a/b");
+        for target in [&b"../../etc/shadow"[..], b"/etc/shadow", b"a/../../../x"] {
+            assert_eq!(resolve(&link, target).unwrap_err().kind(), ErrorKind::InvalidLayer);
+        }
+    }
+}

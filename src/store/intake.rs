@@ -1,0 +1,90 @@
+//! Taking blobs in for one operation, under its lease.
+//!
+//! Invariant: between the moment a blob's file gets its name and the moment an image names it, a lease keeps it. The row and the lease
+//! are written in the transaction in which the file is renamed, so a collection sees neither a row without its file nor a file that
+//! nobody keeps.
+
+use std::io::Read;
+
+use crate::content::{Blob, Content, Expected, Ingest, Started};
+use crate::descriptor::MediaType;
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::metadata::{BlobRow, LeaseId, Metadata, Transaction};
+use crate::progress::Context;
+
+pub(crate) struct Intake<'a> {
+    content: &'a Content,
+    metadata: &'a Metadata,
+    lease: LeaseId,
+    cx: &'a Context<'a>,
+}
+
+impl<'a> Intake<'a> {
+    /// The type of a file of an archive, before a manifest was read that tells it.
+    pub(crate) const UNKNOWN_TYPE: &'static str = "application/octet-stream";
+
+    pub(crate) fn new(content: &'a Content, metadata: &'a Metadata, lease: LeaseId, cx: &'a Context<'a>) -> Self {
+        Self { content, metadata, lease, cx }
+    }
+
+    pub(crate) fn context(&self) -> &'a Context<'a> {
+        self.cx
+    }
+
+    /// The blob, where it is in the store already, and kept from now on.
+    pub(crate) fn present(&mut self, expected: &Expected, media_type: &str) -> Result<Option<Blob>> {
+        match expected.known_digest().map(|digest| self.content.blob(digest)).transpose()?.flatten() {
+            // `start` compares the sizes and looks again under the writers' lock.
+            Some(_) => match self.start(expected, media_type)? {
+                Started::Present(blob) => Ok(Some(blob)),
+                Started::Ingest(ingest) => ingest.abort().map(|()| None),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Begins to take a blob in. One that is there already is kept from now on.
+    pub(crate) fn start(&mut self, expected: &Expected, media_type: &str) -> Result<Started> {
+        loop {
+            let blob = match self.content.start_afresh(expected)? {
+                Started::Ingest(ingest) => return Ok(Started::Ingest(ingest)),
+                Started::Present(blob) => blob,
+            };
+            let transaction = self.metadata.write()?;
+            // A collection may have deleted it since; none runs now.
+            if self.content.blob(blob.digest())?.is_some() {
+                self.keep(&transaction, blob.digest(), blob.size(), media_type)?;
+                transaction.commit()?;
+                return Ok(Started::Present(blob));
+            }
+        }
+    }
+
+    /// Publishes what came in.
+    pub(crate) fn publish(&mut self, ingest: Ingest, media_type: &str) -> Result<Blob> {
+        let verified = ingest.verify()?;
+        let transaction = self.metadata.write()?;
+        self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
+        let blob = verified.publish()?.blob;
+        transaction.commit()?;
+        Ok(blob)
+    }
+
+    /// Takes in all of a reader.
+    pub(crate) fn add(&mut self, expected: &Expected, media_type: &str, reader: &mut dyn Read) -> Result<Blob> {
+        match self.start(expected, media_type)? {
+            Started::Present(blob) => Ok(blob),
+            Started::Ingest(mut ingest) => {
+                ingest.copy_from(reader, self.cx)?;
+                self.publish(ingest, media_type)
+            }
+        }
+    }
+
+    fn keep(&self, transaction: &Transaction<'_>, digest: &Digest, size: u64, media_type: &str) -> Result<()> {
+        let media_type = MediaType::new(media_type);
+        transaction.put_blob(&BlobRow { digest: digest.clone(), size, media_type, diff_id: None })?;
+        transaction.lease_blob(self.lease, digest)
+    }
+}

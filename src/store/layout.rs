@@ -1,0 +1,65 @@
+//! The directory of an OCI image layout (image-layout.md), or of an unpacked `docker save`, read by descriptor.
+//!
+//! Every name is resolved with this directory as the root: whatever symlinks it holds, nothing outside is read, and nothing but
+//! regular files.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use crate::content::{Blob, Expected};
+use crate::descriptor::Descriptor;
+use crate::digest::Algorithm;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::image::document::DOCUMENT_MAX;
+use crate::store::intake::Intake;
+use crate::sys::{Dir, Root, inode};
+
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: Root,
+    /// For messages.
+    path: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(directory: Dir, path: PathBuf) -> Self {
+        Self { root: Root::new(directory), path }
+    }
+
+    fn open(&self, name: &str) -> Result<Option<File>> {
+        let held = match self.root.open(name.as_bytes()) {
+            Ok(held) => held,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !inode::stat(&held)?.is_file() {
+            return Err(Error::new(ErrorKind::InvalidLayer, "open layout").at(self.path.join(name)).because("it is no regular file"));
+        }
+        inode::reopen(held).map(|fd| Some(File::from(fd)))
+    }
+
+    pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", error).at(self.path.join(name)))?;
+        if bytes.len() as u64 > DOCUMENT_MAX {
+            return Err(Error::new(ErrorKind::LimitExceeded, "read layout")
+                .at(self.path.join(name))
+                .because(format!("it has more than {DOCUMENT_MAX} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    pub(crate) fn blob(&self, intake: &mut Intake<'_>, descriptor: &Descriptor) -> Result<Option<Blob>> {
+        let digest = &descriptor.digest;
+        let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.to_hex());
+        let Some(mut file) = self.open(&name)? else { return Ok(None) };
+        intake.add(&Expected::from(descriptor), descriptor.media_type.as_str(), &mut file).map(Some)
+    }
+
+    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str, media_type: &str) -> Result<Option<Blob>> {
+        let Some(mut file) = self.open(name)? else { return Ok(None) };
+        intake.add(&Expected::unknown(Algorithm::default()), media_type, &mut file).map(Some)
+    }
+}

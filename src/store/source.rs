@@ -1,0 +1,211 @@
+//! Where an image comes from: a directory or a tar, opened once, read by the names of its files.
+//!
+//! Both forms of both formats (OCI image layout, `docker save`) look the same to what stands above: documents by name, and blobs that
+//! go through a verified ingest. What the documents mean is left to `select` and `docker_archive`.
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+
+use crate::content::{Blob, Expected};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::archive::Archive;
+use crate::store::image::document::{DOCUMENT_MAX, Reference};
+use crate::store::intake::Intake;
+use crate::store::layout::Layout;
+use crate::sys::host::{self, Opened};
+
+/// An image to import: the directory of an OCI image layout, or a tar of one or of `docker save`, compressed or not.
+///
+/// ```
+/// use plywood::store::ImageSource;
+/// let _directory = ImageSource::parse("build/image")?;
+/// let _one_of_several = ImageSource::parse("oci:build/image:1.0")?;
+/// let _standard_input = ImageSource::reader(std::io::stdin());
+/// let error = ImageSource::parse("docker://docker.io/library/alpine").unwrap_err();
+/// assert!(error.hint().is_some_and(|hint| hint.contains("skopeo copy")));
+/// # Ok::<(), plywood::Error>(())
+/// ```
+pub struct ImageSource<'a> {
+    form: Form<'a>,
+    reference: Option<String>,
+}
+
+enum Form<'a> {
+    Path(PathBuf),
+    Reader(Box<dyn Read + 'a>),
+}
+
+impl fmt::Debug for ImageSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.form {
+            Form::Path(path) => write!(f, "ImageSource({path:?}, {:?})", self.reference),
+            Form::Reader(_) => write!(f, "ImageSource(reader, {:?})", self.reference),
+        }
+    }
+}
+
+impl<'a> ImageSource<'a> {
+    const OP: &'static str = "import";
+
+    /// A directory or a file of the host.
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        Self { form: Form::Path(path.into()), reference: None }
+    }
+
+    /// A tar that is read once, from here to its end.
+    pub fn reader(reader: impl Read + 'a) -> Self {
+        Self { form: Form::Reader(Box::new(reader)), reference: None }
+    }
+
+    /// The image of this name or tag, where the source holds several.
+    #[must_use]
+    pub fn with_reference(self, reference: impl Into<String>) -> Self {
+        Self { reference: Some(reference.into()), ..self }
+    }
+
+    /// A source as people write it: a path, or skopeo's `oci:PATH[:TAG]`, `oci-archive:PATH[:TAG]`, `docker-archive:PATH[:NAME:TAG]`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what cannot be read here, a registry above all; the hint shows the pipe that can.
+    pub fn parse(text: &str) -> Result<Self> {
+        if let Some(name) = text.strip_prefix("docker://") {
+            return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).at(text).because("plywood does not talk to registries").with_hint(
+                format!(
+                    "let skopeo fetch it: `skopeo copy --quiet docker://{name} docker-archive:/dev/stdout:{name} | plywood import -`, or, \
+                     with the registry's own manifest: `skopeo copy docker://{name} oci:DIR:latest && plywood import DIR`"
+                ),
+            ));
+        }
+        for scheme in ["docker-daemon:", "containers-storage:", "dir:", "sif:", "ostree:"] {
+            if text.starts_with(scheme) {
+                return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).at(text).because("only layouts and archives are read").with_hint(
+                    format!("let skopeo copy it: `skopeo copy --quiet {text} docker-archive:/dev/stdout | plywood import -`"),
+                ));
+            }
+        }
+        let Some(rest) = ["oci:", "oci-archive:", "docker-archive:"].iter().find_map(|scheme| text.strip_prefix(scheme)) else {
+            if text.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).because("the source is empty"));
+            }
+            return Ok(Self::path(text));
+        };
+        // As skopeo has it: the path ends at the first colon.
+        Ok(match rest.split_once(':') {
+            Some((path, reference)) if !reference.is_empty() => Self::path(path).with_reference(reference),
+            Some((path, _)) => Self::path(path),
+            None => Self::path(rest),
+        })
+    }
+
+    pub(crate) fn reference(&self) -> Option<&str> {
+        self.reference.as_deref()
+    }
+
+    /// Opens the source; of an archive everything is read, and its blobs are taken in.
+    pub(crate) fn open(self, intake: &mut Intake<'_>) -> Result<Files> {
+        match self.form {
+            Form::Reader(reader) => Archive::read(reader, intake).map(Files::Archive),
+            Form::Path(path) => match host::open(&path)? {
+                Opened::Directory(directory) => Ok(Files::Layout(Layout::new(directory, path))),
+                Opened::File(file) => {
+                    Archive::read(Box::new(file), intake).map(Files::Archive).map_err(|error| Error::at(error, &path))
+                }
+            },
+        }
+    }
+}
+
+/// The files of an image's source.
+#[derive(Debug)]
+pub(crate) enum Files {
+    Layout(Layout),
+    Archive(Archive),
+}
+
+impl Files {
+    /// A document at the top of the source, whole; `None` where there is none.
+    pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Layout(layout) => layout.document(name),
+            Self::Archive(archive) => Ok(archive.document(name)),
+        }
+    }
+
+    /// Takes in a blob that a document of this source refers to.
+    ///
+    /// # Errors
+    /// `NotFound` where the source does not hold it; `Unsupported` where it would have to be fetched; `DigestMismatch`.
+    pub(crate) fn blob(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Blob> {
+        let descriptor = &reference.descriptor;
+        let expected = Expected::from(descriptor);
+        let media_type = descriptor.media_type.as_str();
+        if let Some(blob) = intake.present(&expected, media_type)? {
+            return Ok(blob);
+        }
+        if let Some(data) = &reference.data {
+            return intake.add(&expected, media_type, &mut data.as_slice());
+        }
+        let found = match self {
+            Self::Layout(layout) => layout.blob(intake, descriptor)?,
+            // What an archive holds was taken in while it was read.
+            Self::Archive(_) => None,
+        };
+        let digest = &descriptor.digest;
+        found.ok_or_else(|| match reference.urls.first() {
+            Some(url) => Error::new(ErrorKind::Unsupported, ImageSource::OP)
+                .at(digest.to_string())
+                .because(format!("the image does not hold this layer, which is to be fetched from {}", url.escape_debug())),
+            None => Error::new(ErrorKind::NotFound, ImageSource::OP).at(digest.to_string()).because("the image does not hold this blob"),
+        })
+    }
+
+    /// A small blob, whole.
+    pub(crate) fn small_blob(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Vec<u8>> {
+        let descriptor = &reference.descriptor;
+        if descriptor.size > DOCUMENT_MAX {
+            return Err(Error::new(ErrorKind::LimitExceeded, ImageSource::OP)
+                .at(descriptor.digest.to_string())
+                .because(format!("the document has {} bytes, at most {DOCUMENT_MAX} are read", descriptor.size)));
+        }
+        self.blob(intake, reference)?.read_to_vec(DOCUMENT_MAX)
+    }
+
+    /// Takes in a file by its name in the source, symlinks inside the source followed; `None` where there is none.
+    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str, media_type: &str) -> Result<Option<Blob>> {
+        match self {
+            Self::Layout(layout) => layout.file(intake, name, media_type),
+            Self::Archive(archive) => archive.file(intake, name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_written_as_for_skopeo() {
+        for (text, path, reference) in [
+            ("a/b", "a/b", None),
+            ("a:b", "a:b", None),
+            ("oci:a/b", "a/b", None),
+            ("oci:a/b:1.0", "a/b", Some("1.0")),
+            ("oci-archive:a.tar:", "a.tar", None),
+            ("docker-archive:a.tar:docker.io/x/y:1", "a.tar", Some("docker.io/x/y:1")),
+        ] {
+            let source = ImageSource::parse(text).unwrap();
+            assert_eq!(source.reference(), reference, "{text}");
+            assert!(matches!(source.form, Form::Path(found) if found == PathBuf::from(path)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_answered_with_the_pipe() {
+        for text in ["docker://alpine", "docker-daemon:alpine:latest", "containers-storage:alpine", ""] {
+            assert_eq!(ImageSource::parse(text).unwrap_err().kind(), ErrorKind::InvalidArgument, "{text}");
+        }
+        let hint = ImageSource::parse("docker://alpine").unwrap_err().hint().map(str::to_owned).unwrap();
+        assert!(hint.contains("skopeo copy --quiet docker://alpine docker-archive:/dev/stdout:alpine | plywood import -"), "{hint}");
+    }
+}
