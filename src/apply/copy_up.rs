@@ -41,7 +41,8 @@ impl Applier<'_> {
         match stat.file_type {
             FileType::RegularFile => {
                 let file = to.create_file(name, 0o600)?;
-                copy::copy_data(&File::from(inode::reopen(original)?), &file)?;
+                let cx = self.cx;
+                copy::copy_data(&File::from(inode::reopen(original)?), &file, &mut || cx.check("apply layer"))?;
                 self.metadata.set(&file, path, &attributes, Before::New, Mode::Set)?;
             }
             FileType::Symlink => {

@@ -32,9 +32,27 @@ pub(super) struct Hidden(BTreeMap<EntryPath, HiddenIn>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct HiddenIn {
-    opaque: bool,
-    /// Names, and whether the lower tree has a directory there.
-    names: BTreeMap<Vec<u8>, bool>,
+    /// The opaque markers that lead here.
+    opaque: Sources,
+    names: BTreeMap<Vec<u8>, HiddenName>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HiddenName {
+    /// The whiteouts that lead here.
+    sources: Sources,
+    /// Whether the lower tree has a directory there.
+    is_directory: bool,
+}
+
+/// Numbers of the directories of [`Markers`] in which markers stand: with what they hide, that tells one from another.
+type Sources = BTreeSet<usize>;
+
+/// A marker that asks for its way.
+#[derive(Clone, Copy, Debug)]
+enum Asking<'a> {
+    Whiteout(usize, &'a [u8]),
+    Opaque(usize),
 }
 
 impl Hidden {
@@ -46,17 +64,22 @@ impl Hidden {
 
     /// Whether nothing of the lower tree shows in this directory.
     pub(super) fn hides_children(&self, path: &EntryPath) -> bool {
-        self.0.get(path).is_some_and(|inside| inside.opaque) || self.hides(path)
+        self.0.get(path).is_some_and(HiddenIn::is_opaque) || self.hides(path)
     }
 
-    /// Whether this path, or anything above it, is hidden.
-    fn covers(&self, path: &EntryPath) -> bool {
+    /// Whether this path, or anything above it, is hidden, the marker that asks aside: it does not stand in its own way.
+    fn covers(&self, path: &EntryPath, asking: Option<Asking<'_>>) -> bool {
         let mut at = Some(path.clone());
         while let Some(path) = at.filter(|_| !self.0.is_empty()) {
-            at = path.parent();
-            if self.hides(&path) || at.as_ref().and_then(|parent| self.0.get(parent)).is_some_and(|inside| inside.opaque) {
-                return true;
+            let (parent, name) = (path.parent(), path.file_name());
+            if let Some((inside, name)) = parent.as_ref().and_then(|parent| self.0.get(parent)).zip(name) {
+                let opaque = inside.opaque.iter().any(|&source| !matches!(asking, Some(Asking::Opaque(own)) if own == source));
+                let own = |source| matches!(asking, Some(Asking::Whiteout(own, hides)) if own == source && hides == name);
+                if opaque || inside.names.get(name).is_some_and(|hidden| hidden.sources.iter().any(|&source| !own(source))) {
+                    return true;
+                }
             }
+            at = parent;
         }
         false
     }
@@ -64,7 +87,7 @@ impl Hidden {
     /// Whether this hides something that was used.
     fn contradicts(&self, facts: &Facts) -> Result<bool> {
         for (directory, inside) in &self.0 {
-            if inside.opaque && facts.used_below(directory) {
+            if inside.is_opaque() && facts.used_below(directory) {
                 return Ok(true);
             }
             for name in inside.names.keys() {
@@ -75,6 +98,12 @@ impl Hidden {
             }
         }
         Ok(false)
+    }
+}
+
+impl HiddenIn {
+    fn is_opaque(&self) -> bool {
+        !self.opaque.is_empty()
     }
 }
 
@@ -112,61 +141,82 @@ impl Markers {
     fn resolve(&self, applier: &mut Applier<'_>, others: &Hidden) -> Result<Hidden> {
         let mut hidden = Hidden::default();
         let Some(lower) = applier.lower else { return Ok(hidden) };
-        for (directory, markers) in &self.0 {
-            let Some(at) = reach(applier, lower, directory, others)? else { continue };
-            let mut names = Vec::new();
-            for name in &markers.whiteouts {
-                let path = join(&at, name)?;
-                let answer = answer_one(Some(lower), &path, Detail::Kind)?;
-                applier.marker_facts.record(path, Detail::Kind, answer.clone());
-                if answer != Answer::Absent {
-                    names.push((name.clone(), matches!(answer, Answer::Directory(_))));
-                }
+        for (number, (directory, markers)) in self.0.iter().enumerate() {
+            let mut reach = Reach { applier: &mut *applier, lower, directory, others };
+            // Where the way is free for any marker, it is the same for all of this directory.
+            let free = reach.go(None)?;
+            if markers.opaque
+                && let Some(at) = free.clone().map_or_else(|| reach.go(Some(Asking::Opaque(number))), |at| Ok(Some(at)))?
+            {
+                hidden.0.entry(at).or_default().opaque.insert(number);
             }
-            if markers.opaque || !names.is_empty() {
-                let inside = hidden.0.entry(at).or_default();
-                inside.opaque |= markers.opaque;
-                inside.names.extend(names);
+            for name in &markers.whiteouts {
+                let own = Asking::Whiteout(number, name);
+                let Some(at) = free.clone().map_or_else(|| reach.go(Some(own)), |at| Ok(Some(at)))? else { continue };
+                let answer = reach.ask(join(&at, name)?)?;
+                if answer != Answer::Absent {
+                    let inside = hidden.0.entry(at).or_default().names.entry(name.clone()).or_default();
+                    inside.sources.insert(number);
+                    inside.is_directory = matches!(answer, Answer::Directory(_));
+                }
             }
         }
         Ok(hidden)
     }
 }
 
-/// The directory of the lower tree to which a marker's parents lead. No symlink is followed at whose place the layer has an entry or a
-/// whiteout of its own, and none that is hidden.
-fn reach(applier: &mut Applier<'_>, lower: &Root, directory: &EntryPath, others: &Hidden) -> Result<Option<EntryPath>> {
-    // Mostly all of it are directories: one question.
-    let answer = answer_one(Some(lower), directory, Detail::Kind)?;
-    if matches!(answer, Answer::Directory(_)) {
-        applier.marker_facts.record(directory.clone(), Detail::Kind, answer);
-        return Ok(Some(directory.clone()));
-    }
-    let mut here = EntryPath::ROOT;
-    let mut todo: Vec<Vec<u8>> = directory.components().rev().map(<[u8]>::to_vec).collect();
-    let mut hops = 0;
-    while let Some(name) = todo.pop() {
-        if name == b".." {
-            here = here.parent().unwrap_or_default();
-            continue;
+/// The way of a directory's markers through the lower tree.
+struct Reach<'r, 'a> {
+    applier: &'r mut Applier<'a>,
+    lower: &'r Root,
+    directory: &'r EntryPath,
+    others: &'r Hidden,
+}
+
+impl Reach<'_, '_> {
+    /// The directory of the lower tree to which a marker's parents lead. No symlink is followed at whose place the layer has an entry
+    /// or another whiteout of its own, nor one that stands below another marker.
+    fn go(&mut self, asking: Option<Asking<'_>>) -> Result<Option<EntryPath>> {
+        // Mostly all of it are directories: one question.
+        let directly = answer_one(Some(self.lower), self.directory, Detail::Kind)?;
+        if matches!(directly, Answer::Directory(_)) {
+            self.applier.marker_facts.record(self.directory.clone(), Detail::Kind, directly);
+            return Ok(Some(self.directory.clone()));
         }
-        let next = join(&here, &name)?;
-        let answer = answer_one(Some(lower), &next, Detail::Kind)?;
-        applier.marker_facts.record(next.clone(), Detail::Kind, answer.clone());
-        match answer {
-            Answer::Directory(_) => here = next,
-            Answer::Symlink(target) if hops < HOPS_MAX && !applier.placed.has(&next, ENTRY) && !others.covers(&next) => {
-                hops += 1;
-                if target.first() == Some(&b'/') {
-                    here = EntryPath::ROOT;
-                }
-                let names = target.rsplit(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-                todo.extend(names.map(<[u8]>::to_vec));
+        let mut here = EntryPath::ROOT;
+        let mut todo: Vec<Vec<u8>> = self.directory.components().rev().map(<[u8]>::to_vec).collect();
+        let mut hops = 0;
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                here = here.parent().unwrap_or_default();
+                continue;
             }
-            _ => return Ok(None),
+            let next = join(&here, &name)?;
+            match self.ask(next.clone())? {
+                Answer::Directory(_) => here = next,
+                Answer::Symlink(target) if hops < HOPS_MAX && !self.is_blocked(&next, asking) => {
+                    hops += 1;
+                    if target.first() == Some(&b'/') {
+                        here = EntryPath::ROOT;
+                    }
+                    let names = target.rsplit(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+                    todo.extend(names.map(<[u8]>::to_vec));
+                }
+                _ => return Ok(None),
+            }
         }
+        Ok(Some(here))
     }
-    Ok(Some(here))
+
+    fn is_blocked(&self, path: &EntryPath, asking: Option<Asking<'_>>) -> bool {
+        self.applier.placed.has(path, ENTRY) || self.others.covers(path, asking)
+    }
+
+    fn ask(&mut self, path: EntryPath) -> Result<Answer> {
+        let answer = answer_one(Some(self.lower), &path, Detail::Kind)?;
+        self.applier.marker_facts.record(path, Detail::Kind, answer.clone());
+        Ok(answer)
+    }
 }
 
 impl Applier<'_> {
@@ -177,22 +227,22 @@ impl Applier<'_> {
             if *self.hidden != *hidden {
                 self.remove_hidden(hidden)?;
             }
-            return Ok(hidden.0.get(&EntryPath::ROOT).is_some_and(|inside| inside.opaque));
+            return Ok(hidden.0.get(&EntryPath::ROOT).is_some_and(HiddenIn::is_opaque));
         }
         for (directory, inside) in &hidden.0 {
             self.cx.check("apply layer")?;
-            if hidden.covers(directory) {
+            if hidden.covers(directory, None) {
                 continue;
             }
-            if inside.opaque {
+            if inside.is_opaque() {
                 if directory.is_root() {
                     return Ok(true);
                 }
                 self.place_opaque(directory)?;
                 continue;
             }
-            for (name, &is_directory) in &inside.names {
-                self.place_whiteout(directory, name, is_directory)?;
+            for (name, hidden) in &inside.names {
+                self.place_whiteout(directory, name, hidden.is_directory)?;
             }
         }
         Ok(false)
@@ -272,10 +322,10 @@ impl Applier<'_> {
     pub(super) fn remove_hidden(&mut self, hidden: &Hidden) -> Result<()> {
         for (directory, inside) in &hidden.0 {
             self.cx.check("apply layer")?;
-            if hidden.covers(directory) || !self.go_to_existing(directory)? {
+            if hidden.covers(directory, None) || !self.go_to_existing(directory)? {
                 continue;
             }
-            if inside.opaque {
+            if inside.is_opaque() {
                 self.remove_foreign(directory.clone())?;
                 continue;
             }
