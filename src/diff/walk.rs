@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::compare::{Leaf, bad_name, unless_gone};
+use super::compare::{Leaf, bad_name};
 use super::seen::{Form, Style};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
+use crate::sys::descent::unless_gone;
 use crate::sys::{Descent, Dir, DirEntry, FileType, Stat, xattr};
 
 /// Names of the lower tree that show through an upperdir and are visited all the same, by their directory.

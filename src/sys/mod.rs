@@ -8,6 +8,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod content;
+pub(crate) mod copy;
 pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;

@@ -18,6 +18,7 @@ use super::tree::{LITERAL_MTIME, literal_path};
 pub use names::LayerEntry;
 pub(super) use names::PLNK;
 pub use stream::LayerStream;
+pub(super) use write::pack;
 
 /// How a member's header says what ustar's fields have no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,19 +31,6 @@ pub enum Form {
     Gnu,
     /// The header of Unix V7: no magic, no devices.
     V7,
-}
-
-/// How a layer's tar is packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Packing {
-    /// Not at all.
-    #[default]
-    Plain,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
 }
 
 /// A layer, member by member.
@@ -61,6 +49,8 @@ pub enum Packing {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Layer {
     members: Vec<Member>,
+    /// Whether the two zero blocks at the end are missing.
+    unended: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -191,6 +181,13 @@ impl Layer {
         self
     }
 
+    /// The archive ends with its last member. A layer without members then has no bytes at all.
+    #[must_use]
+    pub fn without_end(mut self) -> Self {
+        self.unended = true;
+        self
+    }
+
     /// The members of another layer after these.
     #[must_use]
     pub fn then(mut self, other: Self) -> Self {
@@ -274,11 +271,32 @@ impl Layer {
     }
 }
 
+/// What it takes to unpack the layer.
+impl Layer {
+    pub(super) fn has_devices(&self) -> bool {
+        self.headers().any(|header| matches!(header.flag, b'3' | b'4'))
+    }
+
+    pub(super) fn needs_privileges(&self) -> bool {
+        self.headers().any(|Header { attributes, .. }| {
+            (attributes.uid, attributes.gid) != (0, 0) || attributes.xattrs.keys().any(|name| !name.starts_with(b"user."))
+        })
+    }
+
+    fn headers(&self) -> impl Iterator<Item = &Header> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Header(header) => Some(header),
+            Member::Raw(_) => None,
+        })
+    }
+}
+
 impl fmt::Debug for Layer {
     /// As it would stand in a test's source.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Layer::new()")?;
-        self.members.iter().try_for_each(|member| write!(f, "{member:?}"))
+        self.members.iter().try_for_each(|member| write!(f, "{member:?}"))?;
+        f.write_str(if self.unended { ".without_end()" } else { "" })
     }
 }
 
