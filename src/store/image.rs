@@ -135,7 +135,9 @@ impl Store {
     }
 
     fn describe(&self, row: ImageRow) -> Result<Image> {
-        let corrupt = |error| Error::new(ErrorKind::Corrupt, "image").at(&row.reference).because("its config cannot be read").with_source(error);
+        let corrupt = |error| {
+            Error::new(ErrorKind::Corrupt, "image").at(&row.reference).because("its config cannot be read").with_source(error)
+        };
         let config = self.content().blob(&row.config.digest)?.ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "image").at(&row.reference).because(format!("the blob {} is missing", row.config.digest))
         })?;
@@ -225,7 +227,11 @@ mod tests {
         }
         let digest = crate::digest::Algorithm::Sha256.digest(b"").to_string();
         for reference in ["", "a\nb", "a\0b", "\u{1b}[2J", digest.as_str(), &"x".repeat(NAME_MAX + 1)] {
-            assert_eq!(check_reference(ErrorKind::InvalidLayer, reference).unwrap_err().kind(), ErrorKind::InvalidLayer, "{reference:?}");
+            assert_eq!(
+                check_reference(ErrorKind::InvalidLayer, reference).unwrap_err().kind(),
+                ErrorKind::InvalidLayer,
+                "{reference:?}"
+            );
         }
     }
 

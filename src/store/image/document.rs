@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::compression::Compression;
 use crate::descriptor::{Descriptor, MediaType};
@@ -250,7 +250,8 @@ fn reference(op: &'static str, raw: RawReference) -> Result<Reference> {
         }
     };
     let platform = raw.platform.map(|raw| {
-        Platform::of_document(raw.os.as_deref(), raw.architecture.as_deref(), raw.variant.as_deref()).unwrap_or_else(Platform::unknown)
+        Platform::of_document(raw.os.as_deref(), raw.architecture.as_deref(), raw.variant.as_deref())
+            .unwrap_or_else(Platform::unknown)
     });
     let annotations = raw.annotations.unwrap_or_default();
     let descriptor = Descriptor { annotations, ..Descriptor::new(media_type, digest, size) };

@@ -237,9 +237,12 @@ mod tests {
         let of = |os, architecture, variant| Platform::of_document(os, architecture, variant).map(|platform| platform.to_string());
         assert_eq!(of(Some("linux"), Some("arm64"), Some("v8")).as_deref(), Some("linux/arm64"));
         assert_eq!(of(Some("linux"), Some("arm"), Some("")).as_deref(), Some("linux/arm/v7"));
-        for (os, architecture, variant) in
-            [(None, Some("arm64"), None), (Some(""), Some("x"), None), (Some("a/b"), Some("c"), None), (Some("a"), Some("b"), Some("\n"))]
-        {
+        for (os, architecture, variant) in [
+            (None, Some("arm64"), None),
+            (Some(""), Some("x"), None),
+            (Some("a/b"), Some("c"), None),
+            (Some("a"), Some("b"), Some("\n")),
+        ] {
             assert_eq!(of(os, architecture, variant), None);
         }
     }
