@@ -78,13 +78,7 @@ impl Transaction<'_> {
             .execute(
                 "INSERT INTO blobs (digest, size, media_type, diff_id, created) VALUES (?1, ?2, ?3, ?4, ?5) \
                  ON CONFLICT (digest) DO UPDATE SET diff_id = COALESCE(excluded.diff_id, diff_id)",
-                params![
-                    digest,
-                    to_sql(blob.size),
-                    blob.media_type.as_str(),
-                    blob.diff_id.as_ref().map(ToString::to_string),
-                    now()
-                ],
+                params![digest, to_sql(blob.size), blob.media_type.as_str(), blob.diff_id.as_ref().map(ToString::to_string), now()],
             )
             .map(drop)
             .map_err(fail)

@@ -130,7 +130,8 @@ impl Pool {
                 std::mem::forget(file);
             }
             let now = self.identities()?;
-            let same = |(before, now): (&Identity, &Identity)| before.dev == now.dev && before.ino == now.ino && before.size <= now.size;
+            let same =
+                |(before, now): (&Identity, &Identity)| before.dev == now.dev && before.ino == now.ino && before.size <= now.size;
             // The log may shrink at a checkpoint; the index of the log is mapped and must not.
             let unchanged = [0, 2].iter().all(|&file| {
                 let pair = state.files.get(file).zip(now.get(file));
@@ -149,7 +150,11 @@ impl Pool {
             .iter()
             .map(|name| {
                 let stat = self.root.stat(name.as_bytes())?;
-                Ok(stat.map_or(Identity { dev: (0, 0), ino: 0, size: 0 }, |stat| Identity { dev: stat.dev, ino: stat.ino, size: stat.size }))
+                Ok(stat.map_or(Identity { dev: (0, 0), ino: 0, size: 0 }, |stat| Identity {
+                    dev: stat.dev,
+                    ino: stat.ino,
+                    size: stat.size,
+                }))
             })
             .collect()
     }
@@ -204,7 +209,9 @@ fn connect(path: &Path) -> Result<Connection> {
     connection.busy_timeout(RECOVERY_TIMEOUT).map_err(|error| failed(op, error))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(|error| failed(op, error))?;
     connection
-        .execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;")
+        .execute_batch(
+            "PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
+        )
         .map_err(|error| failed(op, error))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

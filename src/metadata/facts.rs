@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn neighbours_take_a_few_bytes() {
-        let facts: Vec<_> = (1000..2000).map(|n| fact(&format!("opt/app/node_modules/{n}"), Detail::Kind, Answer::Absent)).collect();
+        let facts: Vec<_> =
+            (1000..2000).map(|n| fact(&format!("opt/app/node_modules/{n}"), Detail::Kind, Answer::Absent)).collect();
         assert!(encode(&facts).len() < 8 * facts.len());
     }
 

@@ -125,8 +125,10 @@ impl Reader<'_> {
 
     fn image_blobs(&self, reference: &str) -> Result<Vec<Digest>> {
         let fail = |error| failed("read image", error);
-        let mut statement =
-            self.connection().prepare_cached("SELECT digest FROM image_blobs WHERE reference = ?1 ORDER BY digest").map_err(fail)?;
+        let mut statement = self
+            .connection()
+            .prepare_cached("SELECT digest FROM image_blobs WHERE reference = ?1 ORDER BY digest")
+            .map_err(fail)?;
         let rows = statement.query_map([reference], |row| row.get::<_, String>(0)).map_err(fail)?;
         rows.map(|digest| parse(&digest.map_err(fail)?)).collect()
     }

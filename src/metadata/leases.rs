@@ -74,7 +74,10 @@ impl Transaction<'_> {
         for tree in self.trees_built_under(id)? {
             self.trash_tree(tree)?;
         }
-        self.connection().execute("DELETE FROM leases WHERE id = ?1", [id.0]).map(drop).map_err(|error| failed("remove lease", error))
+        self.connection()
+            .execute("DELETE FROM leases WHERE id = ?1", [id.0])
+            .map(drop)
+            .map_err(|error| failed("remove lease", error))
     }
 
     /// Keeps a snapshot, with all below it, for as long as the lease lives.

@@ -26,11 +26,11 @@ mod images;
 mod leases;
 mod schema;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod trash;
 mod trees;
-#[cfg(test)]
-mod tests;
 
 use std::path::Path;
 

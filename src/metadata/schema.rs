@@ -47,8 +47,10 @@ impl Metadata {
             ))
             .and_then(|()| {
                 let row = params![new.backend, new.style, new.created_by, now(), new.boot];
-                connection
-                    .execute("INSERT INTO store (id, backend, style, created_by, created, boot) VALUES (1, ?1, ?2, ?3, ?4, ?5)", row)
+                connection.execute(
+                    "INSERT INTO store (id, backend, style, created_by, created, boot) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+                    row,
+                )
             })
             .and_then(|_| connection.execute_batch("COMMIT"))
             .map_err(fail)

@@ -168,8 +168,10 @@ impl Reader<'_> {
     /// `Io`.
     pub(crate) fn children(&self, id: SnapshotId, limit: u32) -> Result<Vec<String>> {
         let fail = |error| failed("read children", error);
-        let mut statement =
-            self.connection().prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 ORDER BY name LIMIT ?2").map_err(fail)?;
+        let mut statement = self
+            .connection()
+            .prepare_cached("SELECT name FROM snapshots WHERE parent = ?1 ORDER BY name LIMIT ?2")
+            .map_err(fail)?;
         let names = statement.query_map(params![id.0, limit], |row| row.get(0)).map_err(fail)?;
         names.collect::<Result<_, _>>().map_err(fail)
     }
@@ -201,7 +203,11 @@ impl Reader<'_> {
     /// `Io`.
     pub(crate) fn layers_by_prefix(&self, prefix: &str, limit: u32) -> Result<Vec<String>> {
         let fail = |error| failed("resolve", error);
-        let ranges = if prefix.contains(':') { vec![prefix.to_owned()] } else { vec![format!("sha256:{prefix}"), format!("sha512:{prefix}")] };
+        let ranges = if prefix.contains(':') {
+            vec![prefix.to_owned()]
+        } else {
+            vec![format!("sha256:{prefix}"), format!("sha512:{prefix}")]
+        };
         let mut names = Vec::new();
         // `g` is greater than every hex digit.
         let query = "SELECT name FROM snapshots WHERE chain_id >= ?1 AND chain_id < ?1 || 'g' ORDER BY chain_id LIMIT ?2";
@@ -309,7 +315,14 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// `AlreadyExists`, `Io`.
-    pub(crate) fn commit_snapshot(&self, active: &SnapshotRow, name: &str, root: &Attributes, usage: Usage, labels: &Labels) -> Result<SnapshotRow> {
+    pub(crate) fn commit_snapshot(
+        &self,
+        active: &SnapshotRow,
+        name: &str,
+        root: &Attributes,
+        usage: Usage,
+        labels: &Labels,
+    ) -> Result<SnapshotRow> {
         if self.snapshot(name)?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name));
         }

@@ -82,7 +82,9 @@ impl Reader<'_> {
         let fail = |error| failed("read trees", error);
         let mut statement = self
             .connection()
-            .prepare_cached(&format!("SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') ORDER BY id"))
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') ORDER BY id"
+            ))
             .map_err(fail)?;
         let rows = statement.query_map(params![diff_id.to_string(), ids_text(ids)], |row| Ok(tree(row))).map_err(fail)?;
         rows.map(|row| row.map_err(fail)?).collect()
@@ -132,7 +134,8 @@ impl Reader<'_> {
 
     pub(super) fn tree_is_leased(&self, id: TreeId) -> Result<bool> {
         let fail = |error| failed("read leases", error);
-        let mut statement = self.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM leased_trees WHERE tree = ?1)").map_err(fail)?;
+        let mut statement =
+            self.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM leased_trees WHERE tree = ?1)").map_err(fail)?;
         statement.query_row([to_sql(id.0)], |row| row.get(0)).map_err(fail)
     }
 }
