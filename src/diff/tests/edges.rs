@@ -137,6 +137,7 @@ fn a_racing_writer_does_not_lead_it_out() {
     let (tree, lower) = (Dir::open(temp.path().join("tree")).unwrap(), Dir::open(temp.path().join("lower")).unwrap());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stopped = Stopped(&stop);
         scope.spawn(|| {
             let grows = std::fs::OpenOptions::new().write(true).open(temp.path().join("tree/grows")).unwrap();
             while !stop.load(Ordering::Relaxed) {
@@ -160,6 +161,14 @@ fn a_racing_writer_does_not_lead_it_out() {
                 assert!(!content.contains("canary"), "{summary}");
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Stops the racing thread, also where the test fails.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -212,6 +212,7 @@ fn a_racing_writer_does_not_lead_it_out() {
     let racer = Dir::open(&from).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stopped = Stopped(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let _ = racer.rename_exchange(b"dir", &racer, b"link");
@@ -230,6 +231,14 @@ fn a_racing_writer_does_not_lead_it_out() {
             }
             std::fs::remove_dir_all(&to).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Stops the racing thread, also where the test fails.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
