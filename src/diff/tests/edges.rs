@@ -147,7 +147,7 @@ fn a_racing_writer_does_not_lead_it_out() {
                 grows.set_len(150_000).unwrap();
             }
         });
-        for round in 0..300 {
+        for round in 0..100 {
             let mut layer = Layer::default();
             let upper =
                 if round % 2 == 0 { Upper::Whole { dir: &tree } } else { Upper::Overlay { dir: &tree, style: Style::User } };
