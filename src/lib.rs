@@ -27,8 +27,8 @@ pub mod tree;
 pub mod apply;
 pub mod content;
 pub mod diff;
-pub mod lock;
-pub mod metadata;
+pub(crate) mod lock;
+pub(crate) mod metadata;
 pub mod mount;
 pub mod namespace;
 

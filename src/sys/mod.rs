@@ -6,6 +6,7 @@
 // The tiers above do not use all of this yet.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod boot;
 pub(crate) mod content;
 pub(crate) mod copy;
 pub(crate) mod descent;

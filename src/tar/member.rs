@@ -244,3 +244,6 @@ fn check(path: &EntryPath, limits: &Limits) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -249,3 +249,6 @@ impl MapReader {
         self.segments
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Archives made by hand, block by block, and their reading.
 
 use super::{Limits, MemoryLayer};
-use crate::entry::{Change, Entry, EntryStream as _, Node};
+use crate::entry::{Attributes, Change, Entry, EntryStream as _, Node};
 use crate::error::{ErrorKind, Result};
 use crate::progress::{Context, Report};
 
@@ -140,6 +140,14 @@ pub(crate) fn one(members: &[Vec<u8>]) -> Entry {
     let mut entries = read(&archive(members)).unwrap();
     assert_eq!(entries.len(), 1);
     entries.remove(0).0
+}
+
+/// The attributes of an entry that has some.
+pub(crate) fn attributes(entry: &Entry) -> Attributes {
+    match &entry.change {
+        Change::Upsert { attributes, .. } => attributes.clone(),
+        change => panic!("{change:?}"),
+    }
 }
 
 /// The message of the rule that an archive breaks.

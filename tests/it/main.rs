@@ -7,5 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(feature = "testing")]
+mod model;
 mod sandbox;
 mod support;
+mod tar_peers;
