@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use crate::entry::{Attributes, Xattrs};
 use crate::error::Result;
 use crate::sys::inode;
+pub(crate) use crate::whiteout::XattrStyle as Style;
 
 /// How a directory keeps its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,38 +17,6 @@ pub(crate) enum Form {
     Plain,
     /// A raw upperdir, whose markers and attributes are overlayfs's.
     Overlay(Style),
-}
-
-/// Whose attributes an overlay store speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
-    /// `trusted.overlay.*`
-    Trusted,
-    /// `user.overlay.*`
-    User,
-}
-
-impl Style {
-    fn prefix(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.",
-            Self::User => b"user.overlay.",
-        }
-    }
-
-    pub(super) fn opaque(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.opaque",
-            Self::User => b"user.overlay.opaque",
-        }
-    }
-
-    pub(super) fn whiteout(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.whiteout",
-            Self::User => b"user.overlay.whiteout",
-        }
-    }
 }
 
 /// Attributes, with the names of those that no layer may carry.
