@@ -3,6 +3,8 @@
 //! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
 //! Outside semver until 1.0.
 
+pub(crate) mod copy;
+
 use std::fmt;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};

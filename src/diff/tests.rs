@@ -427,7 +427,7 @@ fn the_root_is_written_first_and_only_where_it_differs() {
     assert_eq!(with_roots(Some(&other), Some(&other)), "-a +c", "the snapshots say, not the directories");
     assert_eq!(with_roots(Some(&implied), Some(&other)), "~./ -a +c");
     assert_eq!(with_roots(None, Some(&implied)), "-a +c");
-    assert_eq!(with_roots(None, Some(&other)), "+./ -a +c");
+    assert_eq!(with_roots(None, Some(&other)), "~./ -a +c");
 }
 
 #[test]
