@@ -9,7 +9,6 @@
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 
 use super::{Backend, Frozen, Roots};
 use crate::apply;
@@ -22,10 +21,10 @@ use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
 use crate::sys::copy::copy_tree;
 use crate::sys::durable::SyncPoint;
-use crate::sys::usage::usage;
+use crate::sys::usage::taken;
 use crate::sys::{Dir, Root, inode, xattr};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
-use crate::whiteout::overlay::Style;
+use crate::whiteout::XattrStyle;
 
 /// What a container sees.
 const FS: &[u8] = b"fs";
@@ -33,21 +32,18 @@ const FS: &[u8] = b"fs";
 /// Where the applier works. Only there meanwhile.
 const SCRATCH: &[u8] = b"work";
 
-/// The backend of whole copies.
+/// Whole copies, and bind mounts of them.
 #[derive(Debug)]
-pub(crate) struct Copy {
+pub struct Copy {
     base: Base,
-    style: Style,
+    style: XattrStyle,
 }
 
 impl Copy {
-    /// Keeps trees in a directory that is held, and its absolute path. `style` says whose attributes this process may set: those of root
-    /// of the initial user namespace, or of another.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a relative path.
-    pub(crate) fn new(path: PathBuf, trees: Dir, style: Style) -> Result<Self> {
-        Ok(Self { base: Base::new(path, trees)?, style })
+    /// Keeps trees in a directory, which should be empty or of this backend. `style` says whose attributes an overlay store of this
+    /// process would speak, and so which ones layers may set: `Trusted` for root, `User` in a user namespace.
+    pub const fn new(base: Base, style: XattrStyle) -> Self {
+        Self { base, style }
     }
 
     fn trees(&self) -> Result<Dir> {
@@ -217,8 +213,8 @@ impl Backend for Copy {
     fn usage(&self, tree: TreeId) -> Result<Usage> {
         let own = self.base.dir(&Self::place(tree, b"")?)?;
         let Some(fs) = own.try_child(FS)? else { return Ok(Usage::default()) };
-        let (inodes, bytes) = usage(&fs)?;
-        Ok(Usage::new(inodes, bytes))
+        let taken = taken(&fs)?;
+        Ok(Usage::new(taken.inodes, taken.bytes))
     }
 
     fn remove(&self, tree: TreeId) -> Result<()> {

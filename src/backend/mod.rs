@@ -3,7 +3,12 @@
 //! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
 //! Outside semver until 1.0.
 
-pub(crate) mod copy;
+mod copy;
+mod overlay;
+
+pub use crate::sys::capabilities::{Capabilities, Capability};
+pub use copy::Copy;
+pub use overlay::Overlay;
 
 use std::fmt;
 

@@ -15,7 +15,7 @@ pub(crate) const WHITEOUT_DEVICE: (u32, u32) = (0, 0);
 
 /// Which namespace of attributes an overlay uses: fixed when its store is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Style {
+pub enum Style {
     /// `trusted.overlay.*`: mounted by root of the initial user namespace.
     Trusted,
     /// `user.overlay.*`: mounted with `userxattr`, in a user namespace.
@@ -36,6 +36,14 @@ impl Style {
         match self {
             Self::Trusted => b"trusted.overlay.opaque",
             Self::User => b"user.overlay.opaque",
+        }
+    }
+
+    /// The attribute that makes a file a whiteout, in a directory that says so (6.7).
+    pub(crate) const fn whiteout(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.whiteout",
+            Self::User => b"user.overlay.whiteout",
         }
     }
 

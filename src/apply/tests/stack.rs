@@ -55,7 +55,7 @@ impl Stack {
     }
 
     pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
-        self.apply_stream(&mut layer.stream().unwrap(), Ids::Exact).map(|(applied, _)| applied)
+        self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied)
     }
 
     pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
