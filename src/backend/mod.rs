@@ -4,6 +4,7 @@
 //! Outside semver until 1.0.
 
 mod overlay;
+pub(crate) mod probe;
 
 pub use crate::sys::capabilities::{Capabilities, Capability};
 pub use overlay::Overlay;
