@@ -5,6 +5,7 @@
 
 mod copy;
 mod overlay;
+pub(crate) mod probe;
 
 pub use crate::sys::capabilities::{Capabilities, Capability};
 pub use copy::Copy;
