@@ -57,6 +57,11 @@ pub(crate) fn copy_tree(from: &Dir, to: &Dir, check: Check<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Gives `to`, which is empty, the content and size of `from`, holes kept.
+pub(crate) fn copy_data(from: &File, to: &File, check: Check<'_>) -> Result<()> {
+    DataCopier::default().copy(from, to, &inode::stat(from)?, check)
+}
+
 /// A directory that is being copied.
 struct Frame {
     names: std::vec::IntoIter<Box<[u8]>>,
