@@ -21,6 +21,7 @@ mod layout_writer;
 mod lease;
 mod mounts;
 mod open;
+mod orphans;
 mod prepare;
 mod recover;
 mod remove;
