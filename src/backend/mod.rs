@@ -3,6 +3,11 @@
 //! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
 //! Outside semver until 1.0.
 
+mod overlay;
+
+pub use crate::sys::capabilities::{Capabilities, Capability};
+pub use overlay::Overlay;
+
 use std::fmt;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
