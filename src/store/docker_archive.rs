@@ -55,7 +55,8 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
     let digest = Algorithm::default().digest(&bytes);
     let manifest = Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64);
     intake.add(&Expected::from(&manifest), MediaType::MANIFEST, &mut bytes.as_slice())?;
-    let layers = layers.into_iter().map(|descriptor| Reference { descriptor, platform: None, urls: Vec::new(), data: None }).collect();
+    let layers =
+        layers.into_iter().map(|descriptor| Reference { descriptor, platform: None, urls: Vec::new(), data: None }).collect();
     Ok(Chosen {
         target: manifest.clone(),
         manifest,

@@ -3,6 +3,9 @@
 //! Invariant: the reference is given last, in one transaction, to blobs that were checked and layers that are committed. Until then a
 //! lease keeps them; a failure takes back what this import brought and nobody else uses.
 
+#[cfg(test)]
+mod tests;
+
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +19,6 @@ use crate::store::layer::Incoming;
 use crate::store::select::{Chosen, Wanted};
 use crate::store::source::{Files, ImageSource};
 use crate::store::{docker_archive, select};
-use crate::tar::Limits;
 
 const OP: &str = "import";
 
@@ -29,8 +31,6 @@ pub struct ImportOptions {
     pub reference: Option<String>,
     /// Which platform's image; by default the host's, and whatever there is where there is but one that does not say.
     pub platform: Option<Platform>,
-    /// Bounds on each layer.
-    pub limits: Limits,
 }
 
 /// What came of importing an image.
@@ -66,7 +66,7 @@ impl Store {
     ///
     /// ```no_run
     /// # fn main() -> plywood::Result<()> {
-    /// # let store = plywood::store::Store::open("store", &Default::default())?;
+    /// # let store = plywood::store::Store::open("store")?;
     /// use plywood::store::{ImageSource, ImportOptions};
     ///
     /// let imported = store.import(ImageSource::path("build/image"), &ImportOptions::default(), &plywood::Context::default())?;
@@ -110,7 +110,11 @@ impl Store {
                 transaction.trash_blob(digest)?;
             }
         }
+        let is_clean = transaction.trash(1)?.is_empty();
         transaction.commit()?;
+        if is_clean {
+            return Ok(());
+        }
         // To the end, even if the caller has had enough.
         self.empty_trash(&Context::default()).map(drop)
     }
@@ -147,7 +151,7 @@ impl Store {
         };
         let chosen = choose(&files, wanted, intake)?;
         let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
-        let layers = self.land_all(lease, &chosen, &blobs, options, made, cx)?;
+        let layers = self.land_all(lease, &chosen, &blobs, made, cx)?;
 
         let references = match &options.reference {
             Some(reference) => vec![reference.clone()],
@@ -173,7 +177,6 @@ impl Store {
         lease: LeaseId,
         chosen: &Chosen,
         blobs: &[Blob],
-        options: &ImportOptions,
         made: &mut Made,
         cx: &Context<'_>,
     ) -> Result<Vec<ImageLayer>> {
@@ -188,7 +191,6 @@ impl Store {
                     media_type: Some(&reference.descriptor.media_type),
                     diff_id,
                     parent: parent.as_ref(),
-                    limits: &options.limits,
                     labels: &labels,
                 },
                 cx,

@@ -22,7 +22,7 @@ use crate::snapshot::{Kind, Labels};
 use crate::store::Store;
 use crate::store::image::document::layer_compression;
 use crate::tar::{Limits, Reader};
-use crate::tree::{Question, TreeId};
+use crate::tree::{Applied, Question, TreeId};
 
 const OP: &str = "import layer";
 
@@ -118,8 +118,6 @@ pub struct ImportLayerOptions {
     pub diff_id: Option<DiffId>,
     /// What the layer is called; a compression that it does not have is reported.
     pub media_type: Option<MediaType>,
-    /// Bounds on the layer.
-    pub limits: Limits,
     /// Labels of the snapshot, where the layer is not there yet.
     pub labels: Labels,
 }
@@ -144,7 +142,6 @@ pub(super) struct Incoming<'a> {
     pub(super) media_type: Option<&'a MediaType>,
     pub(super) diff_id: &'a DiffId,
     pub(super) parent: Option<&'a SnapshotRow>,
-    pub(super) limits: &'a Limits,
     pub(super) labels: &'a Labels,
 }
 
@@ -165,10 +162,7 @@ impl Store {
     /// `NoSpace`, `Io`.
     ///
     /// ```
-    /// # let directory = tempfile::tempdir()?;
-    /// # let mut options = plywood::store::OpenOptions::default();
-    /// # options.backend = plywood::store::BackendChoice::Copy;
-    /// # let store = plywood::store::Store::open(directory.path().join("store"), &options)?;
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
     /// use plywood::store::{ImportLayerOptions, LayerSource};
     ///
     /// let empty_tar = [0u8; 1024];
@@ -178,7 +172,7 @@ impl Store {
     ///     &plywood::Context::default(),
     /// )?;
     /// assert_eq!(store.stat(&layer.chain_id.to_string())?.diff_id, Some(layer.diff_id));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
         let parent = options.parent.as_deref().map(|name| self.import_parent(name)).transpose()?;
@@ -188,7 +182,7 @@ impl Store {
         };
         let diff_id = match &options.diff_id {
             Some(diff_id) => diff_id.clone(),
-            None => diff_id_of(&blob, options.limits.unpacked_bytes, cx)?,
+            None => diff_id_of(&blob, self.limits().unpacked_bytes, cx)?,
         };
         let lease = self.lease()?;
         let incoming = Incoming {
@@ -196,24 +190,33 @@ impl Store {
             media_type: options.media_type.as_ref(),
             diff_id: &diff_id,
             parent: parent.as_ref(),
-            limits: &options.limits,
             labels: &options.labels,
         };
-        let Landed { chain_id, existed, .. } = self.land(lease.id(), &incoming, cx)?;
+        let landed = self.land(lease.id(), &incoming, cx);
+        lease.release()?;
+        if landed.is_err() {
+            // What was being unpacked; the next collection does it where this cannot.
+            let _ = self.empty_trash(&Context::default());
+        }
+        let Landed { chain_id, existed, .. } = landed?;
         Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
     }
 
     fn import_parent(&self, name: &str) -> Result<SnapshotRow> {
-        let row = self.metadata().read()?.snapshot(name)?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, OP).at(name).because("there is no such parent")
-        })?;
+        let row = self
+            .metadata()
+            .read()?
+            .snapshot(name)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, OP).at(name).because("there is no such parent"))?;
         match (row.kind, &row.chain_id) {
             (Kind::Committed, Some(_)) => Ok(row),
             (Kind::Committed, None) => Err(Error::new(ErrorKind::InvalidArgument, OP)
                 .at(name)
                 .because("the parent was committed here and not imported, so the stack would have no chain id")
                 .with_hint("export it and import the export, then name its chain id")),
-            (kind, _) => Err(Error::new(ErrorKind::InvalidArgument, OP).at(name).because(format!("a parent is committed, and this is {kind}"))),
+            (kind, _) => Err(Error::new(ErrorKind::InvalidArgument, OP)
+                .at(name)
+                .because(format!("a parent is committed, and this is {kind}"))),
         }
     }
 
@@ -312,9 +315,9 @@ impl Store {
     }
 
     /// Unpacks the layer into a tree, to the end of its stream, and compares the diff id.
-    fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<crate::tree::Applied> {
+    fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<Applied> {
         let algorithm = layer.diff_id.0.algorithm();
-        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, layer.limits.clone(), cx)?;
+        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, self.limits().clone(), cx)?;
         let applied = self.backend().apply(tree, chain, &mut reader, self.ids(), cx)?;
         let found = reader.diff_id();
         if found == *layer.diff_id {
@@ -333,7 +336,10 @@ fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::LimitExceeded, OP)
-        .because(format!("the stack has {length} layers that are not empty, and the {} backend can mount {longest}", backend.name()))
+        .because(format!(
+            "the stack has {length} layers that are not empty, and the {} backend can mount {longest}",
+            backend.name()
+        ))
         .with_hint("squash some of its layers into one"))
 }
 
@@ -350,8 +356,9 @@ fn diff_id_of(blob: &Blob, limit: u64, cx: &Context<'_>) -> Result<DiffId> {
         match tee.read(&mut buffer) {
             Ok(0) => return Ok(DiffId(tee.finish())),
             Ok(_) if tee.count() > limit => {
-                return Err(Error::new(ErrorKind::LimitExceeded, OP)
-                    .because(format!("the layer has more than {limit} bytes uncompressed")));
+                return Err(
+                    Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {limit} bytes uncompressed"))
+                );
             }
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

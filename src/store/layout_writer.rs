@@ -120,9 +120,9 @@ impl LayoutWriter {
         if manifests.is_null() {
             *manifests = json!([]);
         }
-        let manifests = manifests
-            .as_array_mut()
-            .ok_or_else(|| Error::new(ErrorKind::InvalidLayer, OP).at(self.path.join("index.json")).because("manifests is no array"))?;
+        let manifests = manifests.as_array_mut().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidLayer, OP).at(self.path.join("index.json")).because("manifests is no array")
+        })?;
         let digest = manifest.digest.to_string();
         manifests.retain(|entry| {
             let name = entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME)).and_then(Value::as_str);
@@ -150,7 +150,9 @@ impl LayoutWriter {
         let mut bytes = Vec::new();
         file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", error).at(&path))?;
         if bytes.len() as u64 > DOCUMENT_MAX {
-            return Err(Error::new(ErrorKind::LimitExceeded, OP).at(&path).because(format!("it has more than {DOCUMENT_MAX} bytes")));
+            return Err(Error::new(ErrorKind::LimitExceeded, OP)
+                .at(&path)
+                .because(format!("it has more than {DOCUMENT_MAX} bytes")));
         }
         Index::parse(&bytes, None).map_err(|error| error.at(&path))?;
         parse_json(OP, &bytes)

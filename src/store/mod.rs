@@ -4,13 +4,20 @@
 //! tiers below do: bytes are durable before the row that names them, rows die before their bytes, and no lock or transaction is held
 //! while layers are unpacked, hashed or deleted.
 
+mod archive;
 mod changes;
 mod commit;
 mod diff;
 mod directories;
+mod docker_archive;
+mod export;
 mod gc;
-#[allow(dead_code, unused_imports)]
 mod image;
+mod import;
+mod intake;
+mod layer;
+mod layout;
+mod layout_writer;
 mod lease;
 mod mounts;
 mod open;
@@ -18,6 +25,8 @@ mod prepare;
 mod recover;
 mod remove;
 mod resolve;
+mod select;
+mod source;
 mod stat;
 #[cfg(test)]
 mod tests;
@@ -32,10 +41,14 @@ use std::sync::{Arc, Mutex};
 pub use changes::Changed;
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
+pub use export::{ExportOptions, Exported};
 pub use gc::{GcOptions, GcOutcome};
-pub use image::{ImageConfig, Platform};
+pub use image::{Image, ImageConfig, Layer, Platform};
+pub use import::{ImportOptions, Imported};
+pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};
 pub use open::{BackendChoice, StoreOptions};
 pub use prepare::PrepareOptions;
+pub use source::ImageSource;
 pub use update::LabelUpdate;
 pub use walk::Filter;
 
@@ -100,7 +113,9 @@ impl Store {
         &self.inner.metadata
     }
 
-    pub(crate) fn content(&self) -> &Content {
+    /// The store's blobs: to take bytes in, chunk by chunk if need be, and to read those of images. What no image needs is collected;
+    /// a [`Blob`](crate::content::Blob) that is held can be read nevertheless.
+    pub fn content(&self) -> &Content {
         &self.inner.content
     }
 

@@ -10,8 +10,10 @@ pub mod conformance;
 pub mod image;
 pub mod layer;
 pub mod model;
+mod temporary;
 pub mod tree;
 
 pub use image::Image;
 pub use layer::Layer;
+pub use temporary::{TemporaryDirectory, TemporaryStore, temporary_directory, temporary_store};
 pub use tree::Tree;
