@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod boot;
+pub(crate) mod capabilities;
 pub(crate) mod content;
 pub(crate) mod copy;
 pub(crate) mod descent;

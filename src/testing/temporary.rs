@@ -58,15 +58,20 @@ impl Store {
     /// # Errors
     /// As [`open_with`](Self::open_with).
     pub fn temporary_with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Result<TemporaryStore> {
-        Self::temporary_with_place(|_, options| Ok(change(options)))
+        Self::temporary_in(&std::env::temp_dir(), |_, options| Ok(change(options)))
     }
 
-    /// The same for a backend that keeps its trees elsewhere: in the place that `change` is told of, which it may make.
-    pub(super) fn temporary_with_place(
-        change: impl FnOnce(PathBuf, StoreOptions) -> Result<StoreOptions>,
+    /// A store in a new directory within `place`. `change` also learns of a path beside the store, where nothing is: a place for the
+    /// trees of a backend of one's own.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with), and those of `change`.
+    pub fn temporary_in(
+        place: impl AsRef<Path>,
+        change: impl FnOnce(&Path, StoreOptions) -> Result<StoreOptions>,
     ) -> Result<TemporaryStore> {
-        let directory = temporary_directory()?;
-        let options = change(directory.path().join("trees"), StoreOptions::new(directory.path().join("store")))?;
+        let directory = new_directory(place.as_ref())?;
+        let options = change(&directory.path().join("trees"), StoreOptions::new(directory.path().join("store")))?;
         Ok(TemporaryStore { store: Self::open_with(&options)?, _directory: directory })
     }
 }
@@ -93,7 +98,11 @@ pub fn temporary_store() -> Result<(Store, TemporaryDirectory)> {
 /// # Errors
 /// Those of making it.
 pub fn temporary_directory() -> Result<TemporaryDirectory> {
-    let directory = tempfile::Builder::new().prefix("plywood-").tempdir();
+    new_directory(&std::env::temp_dir())
+}
+
+fn new_directory(place: &Path) -> Result<TemporaryDirectory> {
+    let directory = tempfile::Builder::new().prefix("plywood-").tempdir_in(place);
     Ok(TemporaryDirectory(Some(directory.map_err(|error| Error::io("make temporary directory", error))?)))
 }
 

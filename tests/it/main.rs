@@ -8,6 +8,8 @@
 
 mod arch;
 #[cfg(feature = "testing")]
+mod conformance;
+#[cfg(feature = "testing")]
 mod model;
 mod sandbox;
 mod support;

@@ -6,13 +6,20 @@
 mod stacks;
 
 use std::fmt::Debug;
+use std::path::Path;
 
+use plywood::snapshot::Name;
+use plywood::store::{BackendChoice, DiffOptions, Store};
+use plywood::testing::conformance::{import_onto, show};
 use plywood::testing::model::{self, Invalid};
 use plywood::testing::tree::assert_same_tree;
-use plywood::testing::{Layer, Tree};
+use plywood::testing::{Layer, TemporaryStore, Tree, temporary_directory};
+use plywood::tree::Access;
+use plywood::{Context, ErrorKind};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
+use crate::support::Sandbox;
 use stacks::{Stack, stacks, with_markers_moved};
 
 /// Runs `test` on `usual` values, or on as many as the environment says.
@@ -77,4 +84,79 @@ fn most_random_stacks_have_a_meaning() {
     });
     println!("{} valid, {} invalid, {} contradictory", valid.get(), invalid.get(), contradictory.get());
     assert!(valid.get() > invalid.get() && contradictory.get() * 50 < valid.get());
+}
+
+/// The tree of a snapshot, as a View and as an Active one.
+fn mounted(store: &Store, name: Option<&Name>, at: &Path) -> Tree {
+    let [view, active] = [Access::ReadOnly, Access::ReadWrite].map(|access| {
+        let _shown = show(store, name, at, access).unwrap();
+        Tree::read(at).unwrap()
+    });
+    assert_same_tree(&view, &active);
+    view
+}
+
+fn diff(store: &Store, name: &Name) -> Vec<u8> {
+    let mut layer = Vec::new();
+    store.diff(name.as_str(), &mut layer, &DiffOptions::default(), &Context::default()).unwrap();
+    layer
+}
+
+/// model = each backend's mount; what is invalid to the model is `InvalidLayer` to all, at the same layer; each layer's diff is the
+/// same bytes on each backend, and applied again it makes the same tree.
+fn backends_agree_with_the_model(stores: &[TemporaryStore], stack: &Stack, at: &Path) {
+    let (count, folded) = folded(stack);
+    if folded.as_ref().is_err_and(|invalid| invalid.contradictory) {
+        return;
+    }
+    let (top, below) = stack.0[..count].split_last().unwrap();
+    let mut diffs: Option<Vec<u8>> = None;
+    for store in stores {
+        let backend = store.backend().name();
+        let mut parent = None;
+        for layer in below {
+            parent = Some(import_onto(store, parent.as_ref(), layer.tar().as_slice()).unwrap());
+        }
+        let name = match (import_onto(store, parent.as_ref(), top.tar().as_slice()), &folded) {
+            (Ok(name), Ok(_)) => name,
+            (Err(error), Err(_)) if error.kind() == ErrorKind::InvalidLayer => continue,
+            (Ok(_), Err(invalid)) => panic!("{backend} accepts what the model refuses: {invalid}"),
+            (Err(error), _) => panic!("{backend} refuses what the model accepts: {error}"),
+        };
+        let expected = folded.as_ref().unwrap();
+        let lines = expected.difference(&mounted(store, Some(&name), at));
+        assert!(lines.is_empty(), "{backend} differs from the model:\n  {}", lines.join("\n  "));
+
+        let layer = diff(store, &name);
+        let again =
+            import_onto(store, parent.as_ref(), layer.as_slice()).unwrap_or_else(|error| panic!("{backend}'s diff: {error}"));
+        let lines = expected.difference(&mounted(store, Some(&again), at));
+        assert!(lines.is_empty(), "{backend}: the diff, applied again, is another tree:\n  {}", lines.join("\n  "));
+        assert!(diff(store, &again) == layer, "{backend}: the diff of the diff has other bytes");
+        assert!(diffs.get_or_insert_with(|| layer.clone()) == &layer, "{backend}'s diff has other bytes");
+    }
+}
+
+fn both_backends() -> Vec<TemporaryStore> {
+    let open = |backend| Store::temporary_with(|options| options.backend(backend)).unwrap();
+    [BackendChoice::Overlay, BackendChoice::Copy].map(open).into()
+}
+
+fn compare(stores: &[TemporaryStore]) {
+    let directory = temporary_directory().unwrap();
+    check(64, &stacks(), |stack| {
+        // A panic is a failure to proptest, and is minimised like one.
+        backends_agree_with_the_model(stores, &stack, directory.path());
+        Ok(())
+    });
+}
+
+#[test]
+fn model_overlay_and_copy_are_the_same_trees() {
+    Sandbox::root().run(|| compare(&both_backends()));
+}
+
+#[test]
+fn model_overlay_and_copy_are_the_same_trees_in_a_user_namespace() {
+    Sandbox::user_namespace().run(|| compare(&both_backends()));
 }
