@@ -45,3 +45,8 @@ pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use progress::Context;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

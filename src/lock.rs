@@ -54,6 +54,12 @@ impl Subject<'_> {
     }
 }
 
+impl Subject<'_> {
+    fn is_file_name(name: &str) -> bool {
+        name == "collection" || ["layer-", "chain-", "tree-", "lease-"].iter().any(|prefix| name.starts_with(prefix))
+    }
+}
+
 impl Locks {
     /// Locks with files in `directory`.
     pub(crate) fn new(directory: Dir) -> Self {
@@ -79,13 +85,33 @@ impl Locks {
     /// # Errors
     /// As [`wait`](Self::wait).
     pub(crate) fn attempt(&self, subject: Subject<'_>) -> Result<Option<Held>> {
-        let name = subject.file_name();
+        self.attempt_named(&subject.file_name())
+    }
+
+    fn attempt_named(&self, name: &str) -> Result<Option<Held>> {
         loop {
-            let Ok(flock) = Flock::attempt(self.open(&name)?.into(), Sharing::Exclusive)? else { return Ok(None) };
-            if let Some(held) = self.still_named(flock, &name)? {
+            let Ok(flock) = Flock::attempt(self.open(name)?.into(), Sharing::Exclusive)? else { return Ok(None) };
+            if let Some(held) = self.still_named(flock, name)? {
                 return Ok(Some(held));
             }
         }
+    }
+
+    /// Removes the files that killed holders left.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub(crate) fn sweep(&self) -> Result<()> {
+        for entry in self.0.entries()? {
+            let name = entry?.name;
+            // Only names of ours; other files in this directory belong to others.
+            let ours = std::str::from_utf8(&name).ok().filter(|name| Subject::is_file_name(name));
+            if let Some(name) = ours {
+                // Held by nobody: goes as it is dropped.
+                drop(self.attempt_named(name)?);
+            }
+        }
+        Ok(())
     }
 
     fn open(&self, name: &str) -> Result<std::fs::File> {

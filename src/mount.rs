@@ -29,21 +29,13 @@ use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
 use crate::sys::{Dir, Root};
 use crate::tree::Access;
+use crate::whiteout::XattrStyle;
 
 /// How many lowerdirs overlayfs takes (`OVL_MAX_STACK`).
 pub const LOWERS_MAX: usize = 500;
 
 /// Options that every overlay mount has, with the value that no hostile layer profits from.
 const ALWAYS: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
-
-/// Where overlayfs keeps its own xattrs. A store has one style for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum XattrStyle {
-    /// `trusted.overlay.*`: for root.
-    Trusted,
-    /// `user.overlay.*`: in a user namespace.
-    User,
-}
 
 /// The directory below which a mount's directories stand, by descriptor and by path. Cheap to clone.
 #[derive(Clone)]

@@ -5,6 +5,8 @@
 
 pub(crate) mod overlay;
 
+pub use overlay::Style as XattrStyle;
+
 use crate::path::EntryPath;
 
 /// What every marker's basename begins with.

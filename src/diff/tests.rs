@@ -9,15 +9,19 @@ use rustix::mount::MountAttrFlags;
 
 use super::*;
 use crate::entry::{Change, Node, Timestamp};
-use crate::sys::inode;
+use crate::error::ErrorKind;
+use crate::progress::Reason;
 use crate::sys::mount::{Api, FsContext};
 use crate::sys::test_support::{is_root, skip};
+use crate::sys::{inode, xattr};
 use crate::testing::layer::LayerEntry;
 use crate::testing::tree::assert_same_tree;
 use crate::testing::{Tree, model};
 
 /// The mtime of all directories here, so that a test speaks of what it changes.
 const STILL: Timestamp = Timestamp::from_seconds(1_000_000);
+
+mod edges;
 
 /// What a sink was given.
 #[derive(Debug, Default, PartialEq)]
@@ -299,4 +303,155 @@ fn hardlink_groups() {
     for (rule, change, expected) in rows {
         assert_eq!(Scene::new(base, &format!("{split} {change}")).diff().summary(), expected, "{rule}");
     }
+}
+
+#[test]
+fn extended_attributes_are_what_the_container_sees() {
+    if !can_run("extended_attributes_are_what_the_container_sees") {
+        return;
+    }
+    let scene = Scene::new("mkdir d; touch a b c f g; chmod 644 *; chmod 755 d", "");
+    let at = |path: &str| scene.merged().join(path);
+    let set = |path: &str, name: &str, value: &[u8]| ::xattr::set(at(path), name, value).unwrap();
+    set("a", "user.note", b"1");
+    set("d", "user.overlay.opaque", b"ordinary");
+    // Kernels since 6.7 escape it in the upperdir; older ones refuse.
+    let escaped = ::xattr::set(at("b"), "trusted.overlay.opaque", b"y").is_ok();
+    set("c", "security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    set("f", "user.gone", b"x");
+    ::xattr::remove(at("f"), "user.gone").unwrap();
+    // u::rw-,u:5:rw-,g::r--,m::rw-,o::r--.
+    let acl = [(1_u16, 6_u16, u32::MAX), (2, 6, 5), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 4, u32::MAX)].map(
+        |(tag, permissions, id)| {
+            [tag.to_le_bytes().to_vec(), permissions.to_le_bytes().to_vec(), id.to_le_bytes().to_vec()].concat()
+        },
+    );
+    set("g", "system.posix_acl_access", &[2_u32.to_le_bytes().to_vec(), acl.concat()].concat());
+    let layer = scene.diff();
+    assert_eq!(layer.summary(), if escaped { "~a ~b ~c ~d/ ~g" } else { "~a ~c ~d/ ~g" });
+    let names: Vec<String> = layer
+        .entries
+        .iter()
+        .filter_map(|(entry, _)| match &entry.entry.change {
+            Change::Upsert { attributes, .. } => Some(&attributes.xattrs),
+            _ => None,
+        })
+        .flat_map(|xattrs| xattrs.keys().map(|name| name.escape_ascii().to_string()))
+        .collect();
+    let mut expected =
+        vec!["user.note", "trusted.overlay.opaque", "security.capability", "user.overlay.opaque", "system.posix_acl_access"];
+    expected.retain(|name| escaped || *name != "trusted.overlay.opaque");
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn what_no_layer_can_carry_is_reported_once_with_what_is_written() {
+    if !can_run("what_no_layer_can_carry_is_reported_once_with_what_is_written") {
+        return;
+    }
+    let scene = Scene::new("mkdir d; echo 1 >d/a; echo 2 >d/b; echo 3 >d/c", "");
+    ::xattr::set(scene.merged().join("d/a"), "trusted.mine", b"1").unwrap();
+    ::xattr::set(scene.merged().join("d/b"), "trusted.mine", b"1").unwrap();
+    sh(&scene.merged(), "echo more >>d/b; rm d/c");
+    for name in ["d/c", "d/new"] {
+        std::os::unix::net::UnixListener::bind(scene.merged().join(name)).unwrap();
+    }
+    still(&scene.merged());
+    let layer = scene.diff();
+    assert_eq!(layer.summary(), "~d/ -d/c ~d/b", "a socket hides what stood there");
+    let cx = Context::default();
+    scene.overlay_diff(&cx).unwrap();
+    let report: Vec<(String, Reason)> =
+        cx.take_report().skipped.into_iter().map(|skipped| (skipped.path, skipped.reason)).collect();
+    let forbidden = Reason::XattrForbidden { name: "trusted.mine".into() };
+    let expected = [("d/c", Reason::Socket), ("d/new", Reason::Socket), ("d/b", forbidden)];
+    assert_eq!(report, expected.map(|(path, reason)| (path.to_owned(), reason)));
+    assert_eq!(scene.overlay_diff(&Context::default().strict()).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn names_that_no_layer_can_say_are_refused_before_anything_is_written() {
+    if !can_run("names_that_no_layer_can_say_are_refused_before_anything_is_written") {
+        return;
+    }
+    let base = "mkdir d d/.wh.old; touch d/.wh.old/f d/a d/.wh.b; echo h >d/.wh.h; ln d/.wh.h d/h";
+    let rows = [
+        ("touch d/.wh.new", Some("d/.wh.new")),
+        ("mkdir -p z/.wh..wh..opq", Some("z/.wh..wh..opq")),
+        ("echo 1 >>d/.wh.b", Some("d/.wh.b")),
+        ("rm d/.wh.b", Some("d/.wh.b")),
+        ("rm -r d; mkdir d", Some("d/.wh.b")),
+        ("touch d/.wh.old/new", Some("d/.wh.old")),
+        ("cp -p d/h t; mv t d/h; echo 1 >>d/a", None),
+        ("echo 1 >>d/a", None),
+        ("rm -r d", None),
+        ("chmod 600 d/.wh.b; chmod 644 d/.wh.b; echo 1 >>d/a", None),
+    ];
+    for (change, refused) in rows {
+        let scene = Scene::new(base, change);
+        let Some(path) = refused else {
+            scene.diff();
+            continue;
+        };
+        let lower = scene.dir("lower");
+        let merged = Dir::open(scene.merged()).unwrap();
+        for upper in [Upper::Overlay { dir: &scene.dir("upper"), style: Style::Trusted }, Upper::Whole { dir: &merged }] {
+            let mut layer = Layer::default();
+            let sides = Sides { upper, lower: Some(&lower), lower_root: None, upper_root: None };
+            let error = diff(&sides, &mut layer, &Context::default()).unwrap_err();
+            assert_eq!((error.kind(), error.path()), (ErrorKind::Unsupported, Some(Path::new(path))), "{change}");
+            assert!(layer.entries.is_empty(), "{change}");
+        }
+    }
+}
+
+#[test]
+fn the_root_is_written_first_and_only_where_it_differs() {
+    if !can_run("the_root_is_written_first_and_only_where_it_differs") {
+        return;
+    }
+    let scene = Scene::new("touch a b", "rm a; touch c; chmod 700 .; touch -d @7 .");
+    inode::set_times(Dir::open(scene.merged()).unwrap(), Timestamp::from_seconds(7), Timestamp::from_seconds(7)).unwrap();
+    let layer = scene.diff();
+    assert_eq!(layer.summary(), "~./ -a +c");
+    let with_roots = |lower_root: Option<&Attributes>, upper_root: Option<&Attributes>| {
+        let (upper, lower) = (scene.dir("upper"), scene.dir("lower"));
+        let upper = Upper::Overlay { dir: &upper, style: Style::Trusted };
+        let mut layer = Layer::default();
+        diff(&Sides { upper, lower: Some(&lower), lower_root, upper_root }, &mut layer, &Context::default()).unwrap();
+        layer.summary()
+    };
+    let implied = Attributes::implied();
+    let other = Attributes { uid: 5, ..Attributes::implied() };
+    assert_eq!(with_roots(Some(&other), Some(&other)), "-a +c", "the snapshots say, not the directories");
+    assert_eq!(with_roots(Some(&implied), Some(&other)), "~./ -a +c");
+    assert_eq!(with_roots(None, Some(&implied)), "-a +c");
+    assert_eq!(with_roots(None, Some(&other)), "+./ -a +c");
+}
+
+#[test]
+fn without_a_lower_tree_everything_is_new_and_no_whiteout_is_written() {
+    if !can_run("without_a_lower_tree_everything_is_new_and_no_whiteout_is_written") {
+        return;
+    }
+    let scene = Scene::new("", "mkdir d; touch d/a; ln d/a b; mkdir d/e; rm -r d/e");
+    let upper = scene.dir("upper");
+    // What a container removed again may leave whiteouts and opaque directories behind.
+    upper.mknod(b"ghost", crate::sys::FileType::CharacterDevice, 0, (0, 0)).unwrap();
+    xattr::set(upper.child(b"d").unwrap(), b"trusted.overlay.opaque", b"y").unwrap();
+    let merged = Dir::open(scene.merged()).unwrap();
+    for upper in [Upper::Overlay { dir: &upper, style: Style::Trusted }, Upper::Whole { dir: &merged }] {
+        let mut layer = Layer::default();
+        let root = Attributes::implied();
+        let sides = Sides { upper, lower: None, lower_root: None, upper_root: Some(&root) };
+        diff(&sides, &mut layer, &Context::default()).unwrap();
+        assert_eq!(layer.summary(), "+b +d/ +d/a=b");
+        let tree = model::apply(&Tree::new(), &layer.entries()).unwrap();
+        assert_same_tree(&Tree::new().file("b", "").hardlink("d/a", "b").at("d").mtime(1, 0), &masked(tree));
+    }
+}
+
+/// Times are the clock's where a test makes something new.
+fn masked(tree: Tree) -> Tree {
+    tree.at("d").mtime(1, 0).at("b").mtime(1_000_000_000, 0)
 }

@@ -197,7 +197,8 @@ impl<'a> Walk<'a> {
             None => Below::Other,
         };
         visitor.directory(&Directory { path: &self.path, dir, form, below })?;
-        let Names { mut gone, mut here, unsayable } = self.list(side)?;
+        let Names { mut gone, mut here, mut unsayable } = self.list(side)?;
+        unsayable.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         for (name, reason) in unsayable {
             visitor.unsayable(&self.path.join(name).map_err(bad_name)?, reason)?;
         }

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
-use super::{ALWAYS, Mount, Upper, What, XattrStyle};
+use super::{ALWAYS, Mount, Upper, What};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::mount::legacy::options_max;
 use crate::tree::Access;
+use crate::whiteout::XattrStyle;
 
 /// The arguments of one call of `mount(2)`, beside the target.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -75,6 +75,7 @@ impl Store {
     pub fn gc(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
         let _collection = self.locks().wait(Subject::Collection)?;
         self.end_dead_leases()?;
+        self.locks().sweep()?;
         let mut outcome = GcOutcome::default();
         let garbage = {
             let reader = self.metadata().read()?;

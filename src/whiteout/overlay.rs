@@ -15,7 +15,7 @@ pub(crate) const WHITEOUT_DEVICE: (u32, u32) = (0, 0);
 
 /// Which namespace of attributes an overlay uses: fixed when its store is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Style {
+pub enum Style {
     /// `trusted.overlay.*`: mounted by root of the initial user namespace.
     Trusted,
     /// `user.overlay.*`: mounted with `userxattr`, in a user namespace.

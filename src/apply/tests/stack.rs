@@ -23,7 +23,7 @@ pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
 pub(super) fn runs(test: &str) -> bool {
     let root = inode::may_give_away() && FsContext::open("overlay", Api::Descriptors).is_ok();
     if !root {
-        crate::sys::skip_test(test, "needs root and overlayfs");
+        crate::sys::test_support::skip(test, "needs root and overlayfs");
     }
     root
 }
@@ -55,7 +55,7 @@ impl Stack {
     }
 
     pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
-        self.apply_stream(&mut layer.stream().unwrap(), Ids::Exact).map(|(applied, _)| applied)
+        self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied)
     }
 
     pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
