@@ -47,6 +47,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `NoSpace`, `PermissionDenied`, `Io`.
     fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()>;
 
+    /// Makes the tree of a View: nothing will ever be written to it. The rest is as in [`create`](Self::create), which it is unless a
+    /// backend can do with less.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        self.create(tree, chain, root)
+    }
+
     /// Unpacks a layer over a chain into a new tree. Durable when it returns; on an error nothing is left.
     ///
     /// # Errors
@@ -69,7 +78,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `Unsupported` for a name that no layer can say, before anything is written; `Io`.
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()>;
 
-    /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create`](Self::create) made for a View.
+    /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.
     ///
     /// # Errors
     /// `LimitExceeded` where the chain is longer than [`longest_chain`](Self::longest_chain).

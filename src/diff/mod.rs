@@ -8,8 +8,9 @@
 //! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below:
 //!
 //! ```ignore
-//! let lower = Dir::open_at(detached_read_only_mount_of(chain))?;    // or None: nothing is below
-//! let sides = Sides { upper: Upper::Overlay { dir: &fs, style }, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
+//! let lower = Root::from_fd(detached_read_only_mount_of_the_chain).dir()?;    // none where nothing is below
+//! let upper = Upper::Overlay { dir: &fs, style, cut: roots.cut };
+//! let sides = Sides { upper, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
 //! diff::diff(&sides, out, cx)
 //! ```
 //!
@@ -30,9 +31,10 @@ use crate::entry::{Attributes, Entry, EntrySink, Status};
 use crate::error::Result;
 use crate::progress::{Context, Progress};
 use crate::sys::Dir;
+use crate::whiteout::overlay::Style;
 use emit::{Emit, RootPair};
-use seen::{Form, Style};
-use walk::Walk;
+use seen::Form;
+use walk::{Trees, Walk};
 
 /// The tree whose changes are wanted, as its backend keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,8 @@ pub(crate) enum Upper<'a> {
         dir: &'a Dir,
         /// Whose attributes the store speaks.
         style: Style,
+        /// It hides the whole lower tree, although nothing in it says so: it is mounted without.
+        cut: bool,
     },
     /// The whole tree.
     Whole {
@@ -69,15 +73,16 @@ pub(crate) struct Sides<'a> {
 /// # Errors
 /// `Unsupported` for a name that begins with `.wh.`, before anything is written; `Cancelled`; those of the sink; `Io`.
 pub(crate) fn diff(sides: &Sides<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
-    let (upper, form) = match sides.upper {
-        Upper::Overlay { dir, style } => (dir, Form::Overlay(style)),
-        Upper::Whole { dir } => (dir, Form::Plain),
+    let (upper, form, shows) = match sides.upper {
+        Upper::Overlay { dir, style, cut } => (dir, Form::Overlay(style), (!cut).then_some(style)),
+        Upper::Whole { dir } => (dir, Form::Plain, None),
     };
+    let trees = Trees { upper, form, lower: sides.lower, shows };
     let roots = RootPair { lower: sides.lower_root.cloned(), upper: sides.upper_root.cloned() };
-    let plan = plan::plan(upper, form, sides.lower, cx)?;
+    let plan = plan::plan(trees, cx)?;
     let pass = |out: &mut dyn EntrySink, cx: &Context<'_>| {
         let mut emit = Emit::new(&plan, &roots, out, cx);
-        Walk::new(upper, form, sides.lower, &plan.extras, cx)?.run(&mut emit)
+        Walk::new(trees, &plan.extras, cx)?.run(&mut emit)
     };
     if plan.marked {
         // A `.wh.` name that nobody changed is in nobody's way: only a pass for the form's sake tells.

@@ -11,13 +11,13 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::compare::{self, bad_name};
-use super::seen::{Form, Style};
-use super::walk::{Directory, Extras, Marks, Pair, Visitor, Walk, unsayable};
+use super::walk::{Directory, Extras, Marks, Pair, Trees, Visitor, Walk, unsayable};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::sys::content::Buffers;
 use crate::sys::{Descent, Dir, FileType, Stat};
+use crate::whiteout::overlay::Style;
 
 /// An inode of one of the two trees.
 pub(super) type Inode = ((u32, u32), u64);
@@ -45,17 +45,17 @@ impl Plan {
 }
 
 /// Looks the trees through.
-pub(super) fn plan(upper: &Dir, form: Form, lower: Option<&Dir>, cx: &Context<'_>) -> Result<Plan> {
+pub(super) fn plan(trees: Trees<'_>, cx: &Context<'_>) -> Result<Plan> {
     let none = Extras::default();
-    let mut walk = Walk::new(upper, form, lower, &none, cx)?;
+    let mut walk = Walk::new(trees, &none, cx)?;
     let mut survey = Survey { groups: Groups::default(), buffers: Buffers::default(), cx };
     walk.run(&mut survey)?;
     let (mut groups, mut marked) = (survey.groups, walk.marked);
     let mut extras = Extras::default();
-    if let (Form::Overlay(style), Some(lower)) = (form, lower)
+    if let (Some(style), Some(lower)) = (trees.shows, trees.lower)
         && !groups.keepers.is_empty()
     {
-        for path in groups.moved_below(names_below(upper, style, lower, &groups, cx)?) {
+        for path in groups.moved_below(names_below(trees.upper, style, lower, &groups, cx)?) {
             marked |= path.components().any(|name| name.starts_with(b".wh."));
             extras.add(&path);
         }
