@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+mod fuzz_properties;
+mod fuzz_replay;
 mod sandbox;
 mod support;
 mod tar_peers;
