@@ -1,1 +1,169 @@
-//! apply (to come)
+//! A layer's entries become inodes: the tree rule (SEMANTICS §1, §2, §4), once, in two forms.
+//!
+//! **Overlay form**: the tree starts empty and becomes an upperdir; what is missing in it is looked up in the merged tree below, and each
+//! such look is a question whose answer the tree rests on. **Plain form**: the tree starts as a full copy of the parent, and what this
+//! layer did not make is the parent's.
+//!
+//! Entries are applied as they stream. Markers act *first*, wherever they stand, so they are collected, and when the layer is complete
+//! it is worked out what they hide in the lower tree. Mostly nothing that was looked at: then they are put in place. Else the layer is
+//! applied again on a fresh tree with what they hide hidden from the start, until the two agree.
+//!
+//! Invariants: every operation goes by a directory that is held by descriptor and a single name; no symlink is followed by the kernel;
+//! memory grows with the number of entries and the names of directories, hardlinks and markers, not with sizes or depth.
+//!
+//! Left to the backend: the fresh tree, the view of the parent, the root directory's attributes, durability and usage.
+
+// The backends are still to come.
+#![allow(dead_code, unused_imports)]
+
+mod copy_up;
+mod directories;
+mod entries;
+mod facts;
+mod links;
+mod lookup;
+mod markers;
+mod metadata;
+mod owners;
+mod placed;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
+pub(crate) use facts::answer;
+
+use entries::Applier;
+use markers::{Hidden, Markers};
+
+use crate::entry::{Change, Entry, EntryStream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
+use crate::progress::Context;
+use crate::sys::{Dir, Root};
+use crate::tree::{Applied, Ids};
+use crate::whiteout::overlay::Style;
+
+/// In which form a tree is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// An upperdir.
+    Overlay {
+        /// Whose attributes overlayfs reads.
+        style: Style,
+        /// Whether the kernel unescapes attributes of layers that look like overlayfs's own (6.7).
+        escapes: bool,
+    },
+    /// A whole tree. `style` is the one that an overlay store of this process would have: it decides which attributes layers may set.
+    Plain {
+        /// Whose attributes.
+        style: Style,
+    },
+}
+
+impl Form {
+    pub(crate) const fn style(self) -> Style {
+        match self {
+            Self::Overlay { style, .. } | Self::Plain { style } => style,
+        }
+    }
+
+    const fn is_overlay(self) -> bool {
+        matches!(self, Self::Overlay { .. })
+    }
+}
+
+/// Where a layer is unpacked to.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The tree: empty (overlay form), or a full copy of the parent (plain form).
+    pub(crate) tree: Dir,
+    /// An empty directory on the same file system and mount, outside the tree. It is empty again afterwards.
+    pub(crate) scratch: Dir,
+}
+
+/// How often what markers hide and where entries land may change each other.
+const PASSES: usize = 64;
+
+/// Applies a layer.
+///
+/// `lower` is the parent's tree as a container sees it: a detached read-only overlay mount of the chain, or the parent's own directory
+/// in plain form; `None` without a parent. `fresh` gives the tree that the layer is unpacked to; when it is called again, what it gave
+/// before is void. Nothing is durable when this returns, and `Applied::usage` is left at nothing. After an error the tree is garbage.
+///
+/// # Errors
+/// `InvalidLayer`, `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`, with the entry's path; those of the stream.
+pub(crate) fn apply(
+    fresh: &mut dyn FnMut() -> Result<Place>,
+    lower: Option<&Root>,
+    form: Form,
+    layer: &mut dyn EntryStream,
+    ids: Ids,
+    cx: &Context<'_>,
+) -> Result<Applied> {
+    let mut hidden = Hidden::default();
+    let report = cx.mark();
+    for pass in 0..PASSES {
+        if pass > 0 {
+            layer.restart()?;
+            cx.rewind(report);
+            tracing::debug!(pass, "markers hide what was used: the layer is applied again");
+        }
+        let mut applier = Applier::new(fresh()?, lower, form, &hidden, ids, cx)?;
+        let markers = stream(&mut applier, layer, cx)?;
+        match markers.settle(&mut applier, &hidden)? {
+            Ok(now) => return applier.finish(&now),
+            Err(again) => hidden = again,
+        }
+    }
+    Err(contradictory())
+}
+
+fn contradictory() -> Error {
+    Error::new(ErrorKind::InvalidLayer, "apply layer")
+        .because("its markers contradict each other: whether one hides something depends on whether it does")
+}
+
+/// Applies the entries, and collects the markers.
+fn stream(applier: &mut Applier<'_>, layer: &mut dyn EntryStream, cx: &Context<'_>) -> Result<Markers> {
+    let mut markers = Markers::default();
+    while let Some(Entry { path, change }) = layer.next()? {
+        cx.check("apply layer")?;
+        let done = check_names(&path).and_then(|()| match change {
+            Change::Upsert { node, attributes } => applier.upsert(&path, node, attributes, layer),
+            Change::Whiteout => markers.whiteout(&path),
+            Change::Opaque => {
+                markers.opaque(path.clone());
+                Ok(())
+            }
+        });
+        done.map_err(|error| at_entry(error, &path, layer))?;
+        cx.progress().entries(1);
+    }
+    applier.finish_links()?;
+    Ok(markers)
+}
+
+/// Components that no file system takes.
+fn check_names(path: &EntryPath) -> Result<()> {
+    match path.components().find(|name| name.len() > crate::path::COMPONENT_MAX) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(ErrorKind::InvalidLayer, "apply layer").at(path).because(format!(
+            "a name of {} bytes; at most {} can be kept",
+            name.len(),
+            crate::path::COMPONENT_MAX
+        ))),
+    }
+}
+
+/// Says which entry an error belongs to.
+fn at_entry(error: Error, path: &EntryPath, layer: &dyn EntryStream) -> Error {
+    let place = layer.position().map(|position| format!(" ({position})")).unwrap_or_default();
+    let reason = match error.reason() {
+        Some(reason) => reason.to_owned(),
+        None => error.kind().to_string(),
+    };
+    let mut outer = Error::new(error.kind(), "apply entry").at(path).because(format!("{reason}{place}"));
+    if let Some(hint) = error.hint() {
+        outer = outer.with_hint(hint);
+    }
+    outer.with_source(error)
+}

@@ -11,9 +11,6 @@
 //! many ask for one digest, one writes; the others wait for its lock and find the blob. Which blobs are still needed is left to the
 //! store.
 
-// The store's verbs do not use all of this yet.
-#![allow(dead_code)]
-
 mod blob;
 mod ingest;
 #[cfg(test)]
@@ -30,7 +27,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub use blob::{Blob, BlobReader};
 pub use ingest::Ingest;
 use ingest::Suspended;
-pub(crate) use ingest::Verified;
 
 use crate::descriptor::Descriptor;
 use crate::digest::{Algorithm, Digest};
@@ -163,9 +159,8 @@ impl Content {
     /// # Errors
     /// `DigestMismatch` where a blob of the digest is there and has another size; `NoSpace`, `Io`.
     ///
-    /// ```ignore
-    /// # let directory = tempfile::tempdir()?;
-    /// # let store = plywood::store::Store::open(directory.path().join("store"), &Default::default())?;
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
     /// use plywood::content::{Expected, Started};
     /// use plywood::digest::Algorithm;
     ///
@@ -180,7 +175,7 @@ impl Content {
     ///     }
     /// };
     /// assert_eq!(blob.digest(), &digest);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn start(&self, expected: &Expected) -> Result<Started> {
         self.start_from(expected, Begin::WhereItStopped)

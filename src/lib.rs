@@ -27,8 +27,8 @@ pub mod tree;
 pub mod apply;
 pub mod content;
 pub mod diff;
-pub mod lock;
-pub mod metadata;
+pub(crate) mod lock;
+pub(crate) mod metadata;
 pub mod mount;
 pub mod namespace;
 
@@ -45,3 +45,8 @@ pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use progress::Context;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

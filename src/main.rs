@@ -1,2 +1,5 @@
 //! The `plywood` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    plywood::cli::main()
+}

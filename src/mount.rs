@@ -1,4 +1,359 @@
-//! Mounts (to come).
-/// A mount, as a value.
+//! [`Mount`]: what to mount, as a value; [`Mounted`] and [`Detached`]: a mount that is there, as a guard.
+//!
+//! A `Mount` does nothing by itself. It can be attached here, or rendered for another client ([`Mount::options`], [`Mount::to_mount2`],
+//! [`Mount::to_oci`]). It holds the store's directory of trees by descriptor beside its absolute path: attaching resolves names below
+//! that descriptor, without following any symlink; rendering uses the path.
+//!
+//! Invariant: overlay mounts always say `redirect_dir=nofollow,metacopy=off,index=off`, because kernels are built with other defaults
+//! and layers are hostile. Their layers go to the kernel one by one, never as a string that could be cut off.
+
+mod guard;
+mod render;
+
+pub use guard::{Detached, Mounted, unmount};
+pub use render::Mount2;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
+use crate::sys::flock::{Flock, Sharing};
+use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
+use crate::sys::{Dir, Root};
+use crate::tree::Access;
+use crate::whiteout::XattrStyle;
+
+/// How many lowerdirs overlayfs takes (`OVL_MAX_STACK`).
+pub const LOWERS_MAX: usize = 500;
+
+/// Options that every overlay mount has, with the value that no hostile layer profits from.
+const ALWAYS: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+
+/// The directory below which a mount's directories stand, by descriptor and by path. Cheap to clone.
+#[derive(Clone)]
+pub struct Base(Arc<BaseInner>);
+
+struct BaseInner {
+    path: PathBuf,
+    root: Root,
+}
+
+impl Base {
+    /// Opens a directory. It must be in this mount namespace, or nothing below it can be mounted.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a relative path; `NotFound`, `PermissionDenied`, `Io`.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let dir = Dir::open(&path)?;
+        Self::new(path, dir)
+    }
+
+    /// Takes a directory that is held already, and its absolute path.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a relative path.
+    pub(crate) fn new(path: PathBuf, dir: Dir) -> Result<Self> {
+        if !path.is_absolute() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "mount").at(path).because("the path must be absolute"));
+        }
+        Ok(Self(Arc::new(BaseInner { path, root: Root::new(dir) })))
+    }
+
+    /// The absolute path.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub(crate) fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    /// Opens the directory that stands literally at `name`.
+    pub(crate) fn dir(&self, name: &EntryPath) -> Result<Dir> {
+        self.0.root.literal_dir(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// Holds the directory that stands literally at `name`, without opening it for reading.
+    fn hold(&self, name: &EntryPath) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.0.root.open_literal(name, flags)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &EntryPath) -> Error {
+        Error::new(ErrorKind::NotFound, "open tree").at(self.0.path.join(name))
+    }
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Base").field(&self.0.path).finish()
+    }
+}
+
+/// The writable layer of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// Where changes go.
+    pub upper: EntryPath,
+    /// overlayfs's own, beside it on the same file system; emptied before each mount.
+    pub work: EntryPath,
+}
+
+/// What to mount. See the module's documentation.
 #[derive(Clone, Debug)]
-pub struct Mount {}
+pub struct Mount {
+    base: Base,
+    what: What,
+    api: Option<Api>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    Overlay { style: XattrStyle, lowers: Vec<EntryPath>, upper: Option<Upper> },
+    Bind { source: EntryPath, access: Access },
+}
+
+impl Mount {
+    /// An overlay of these directories, the topmost first; read-only without an upper one.
+    ///
+    /// # Errors
+    /// `LimitExceeded` for more than [`LOWERS_MAX`] lower directories. `InvalidArgument` for what overlayfs does not take: no lower
+    /// directory, a single one without an upper, the same one twice.
+    pub fn overlay(base: Base, style: XattrStyle, lowers: Vec<EntryPath>, upper: Option<Upper>) -> Result<Self> {
+        let refuse = |kind, reason: String| Err(Error::new(kind, "mount overlay").at(base.path()).because(reason));
+        let least = if upper.is_some() { 1 } else { 2 };
+        if lowers.len() < least {
+            return refuse(
+                ErrorKind::InvalidArgument,
+                format!("overlayfs needs {least} lower directories here, not {}", lowers.len()),
+            );
+        }
+        if lowers.len() > LOWERS_MAX {
+            let reason = format!("the overlay has {} lower directories, and the kernel takes {LOWERS_MAX}", lowers.len());
+            return refuse(ErrorKind::LimitExceeded, reason);
+        }
+        let mut seen = HashSet::with_capacity(lowers.len());
+        if let Some(twice) = lowers.iter().find(|lower| !seen.insert(*lower)) {
+            return refuse(ErrorKind::InvalidArgument, format!("the lower directory {twice} stands there twice"));
+        }
+        Ok(Self { base, what: What::Overlay { style, lowers, upper }, api: None })
+    }
+
+    /// A second view of one directory.
+    pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
+        Self { base, what: What::Bind { source, access }, api: None }
+    }
+
+    /// The same mount by way of a certain kernel interface.
+    #[must_use]
+    pub(crate) fn with_api(self, api: Api) -> Self {
+        Self { api: Some(api), ..self }
+    }
+
+    /// Whether writes are possible.
+    pub fn access(&self) -> Access {
+        match &self.what {
+            What::Overlay { upper: Some(_), .. } => Access::ReadWrite,
+            What::Overlay { upper: None, .. } => Access::ReadOnly,
+            What::Bind { access, .. } => *access,
+        }
+    }
+
+    /// Mounts it on a directory; the guard unmounts it. `target` is resolved as every path of the caller's process is.
+    ///
+    /// # Errors
+    /// `InUse` where the writable directory is mounted already, here or in another namespace; `NotFound`, `PermissionDenied`,
+    /// `Unsupported`, `Io`, with the kernel's reason.
+    pub fn attach(&self, target: impl AsRef<Path>) -> Result<Mounted> {
+        guard::attach(self, &guard::open_target(target.as_ref())?, target.as_ref())
+    }
+
+    /// Mounts it on a directory that is found below `root`, as a process with `root` as its root directory would find it.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_at(&self, root: impl AsFd, target: impl AsRef<Path>) -> Result<Mounted> {
+        guard::attach(self, &guard::open_target_at(root.as_fd(), target.as_ref())?, target.as_ref())
+    }
+
+    /// Makes the mount, attached nowhere: it is gone with its last descriptor.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn detached(&self) -> Result<Detached> {
+        let claim = self.claim()?;
+        let mount = match &self.what {
+            What::Overlay { style, lowers, upper } => self.make_overlay(*style, lowers, upper.as_ref())?,
+            What::Bind { source, access } => {
+                let mount = kernel::clone_mount(self.base.hold(source)?)?;
+                if *access == Access::ReadOnly {
+                    kernel::make_read_only(&mount)?;
+                }
+                mount
+            }
+        };
+        self.check_access(mount.as_fd())?;
+        Ok(Detached::new(mount, self.kept(claim)))
+    }
+
+    /// Whether the writable directory is mounted. An overlay is found in whichever namespace it is; a bind mount is found in this one,
+    /// and while a guard of it lives in any process.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`, `Io`.
+    pub fn in_use(&self) -> Result<bool> {
+        match self.claim() {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn api(&self) -> Api {
+        self.api.unwrap_or_else(|| Api::probe(self.base.root()))
+    }
+
+    /// Makes sure that nobody else has the writable directory, and that nobody gets it until the claim is dropped.
+    fn claim(&self) -> Result<Option<Flock>> {
+        let writable = match &self.what {
+            What::Overlay { upper: Some(upper), .. } => &upper.upper,
+            What::Bind { source, access: Access::ReadWrite } => source,
+            _ => return Ok(None),
+        };
+        let place = self.base.path().join(writable);
+        let in_use = |reason: &str| Error::new(ErrorKind::InUse, "mount").at(&place).because(reason);
+        let lock = OwnedFd::from(self.base.dir(&writable.parent().unwrap_or_default())?);
+        match &self.what {
+            What::Overlay { style, lowers, upper: Some(upper) } => {
+                // Held from the question to the mount: of two who ask at once, the second finds the first one's mount.
+                let claim = Flock::wait(lock, Sharing::Exclusive)?;
+                if self.overlay_in_use(*style, lowers, upper)? {
+                    return Err(in_use("it is mounted already"));
+                }
+                Ok(Some(claim))
+            }
+            _ => match Flock::attempt(lock, Sharing::Exclusive)? {
+                Err(_) => Err(in_use("another process has it mounted")),
+                Ok(_) if kernel::is_mounted(self.base.hold(writable)?, writable)? => Err(in_use("it is mounted already")),
+                Ok(claim) => Ok(Some(claim)),
+            },
+        }
+    }
+
+    /// What of a claim outlives the making of a mount: an overlay shows in the kernel, a bind mount only by its guard's lock.
+    fn kept(&self, claim: Option<Flock>) -> Option<Flock> {
+        claim.filter(|_| matches!(self.what, What::Bind { .. }))
+    }
+
+    /// Asks the kernel whether an upperdir is part of a mounted overlay, in any namespace.
+    ///
+    /// With `index=on` a second overlay over a used upperdir is refused with EBUSY. The question is made so that the kernel refuses it
+    /// *after* that check in any case (the workdir is the upperdir itself): a second overlay that really came to be would leave an
+    /// index and xattrs behind.
+    fn overlay_in_use(&self, style: XattrStyle, lowers: &[EntryPath], upper: &Upper) -> Result<bool> {
+        let api = self.api();
+        let asked = if api == Api::Legacy {
+            let data =
+                self.page(style, lowers.get(..1).unwrap_or_default(), Some(&Upper { work: upper.upper.clone(), ..upper.clone() }));
+            // The last one counts.
+            let data = [data.as_slice(), b",index=on"].concat();
+            legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, read_only: false }).map(drop)
+        } else {
+            let fs = FsContext::open("overlay", api)?;
+            self.describe_layers(&fs, style, lowers.iter().take(1), Some((&upper.upper, &upper.upper)))?;
+            fs.set_string("index", "on")?;
+            fs.attempt().map_err(|errno| Error::io("fsconfig", errno))
+        };
+        match asked {
+            Ok(()) => Ok(false),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBUSY) => Ok(true),
+                Some(libc::EINVAL) => Ok(false),
+                _ => Err(error.at(self.base.path().join(&upper.upper))),
+            },
+        }
+    }
+
+    fn make_overlay(&self, style: XattrStyle, lowers: &[EntryPath], upper: Option<&Upper>) -> Result<OwnedFd> {
+        self.clear_work(upper)?;
+        let api = self.api();
+        if api == Api::Legacy {
+            let data = self.page(style, lowers, upper);
+            return legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, read_only: upper.is_none() });
+        }
+        let fs = FsContext::open("overlay", api)?;
+        self.describe_layers(&fs, style, lowers.iter(), upper.map(|upper| (&upper.upper, &upper.work)))?;
+        for (key, value) in ALWAYS {
+            fs.set_string(key, value)?;
+        }
+        let attributes = if upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+        fs.mount(attributes).map_err(|error| error.at(self.place()))
+    }
+
+    fn describe_layers<'a>(
+        &self,
+        fs: &FsContext,
+        style: XattrStyle,
+        lowers: impl Iterator<Item = &'a EntryPath>,
+        upper: Option<(&EntryPath, &EntryPath)>,
+    ) -> Result<()> {
+        fs.set_string("source", "overlay")?;
+        if style == XattrStyle::User {
+            fs.set_flag("userxattr")?;
+        }
+        // One at a time: a chain may be longer than the descriptors that a process may hold.
+        let set = |key, name: &EntryPath| {
+            fs.set_directory(key, self.base.hold(name)?.as_fd()).map_err(|error| error.at(self.base.path().join(name)))
+        };
+        for lower in lowers {
+            set("lowerdir+", lower)?;
+        }
+        if let Some((upper, work)) = upper {
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+        }
+        Ok(())
+    }
+
+    /// What a crashed kernel left in the workdir can keep overlayfs from using it, and then the mount is read-only without a word.
+    fn clear_work(&self, upper: Option<&Upper>) -> Result<()> {
+        match upper {
+            Some(upper) => self.base.dir(&upper.work)?.clear(),
+            None => Ok(()),
+        }
+    }
+
+    fn check_access(&self, mount: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+        if self.access() == Access::ReadWrite && kernel::is_read_only(mount)? {
+            return Err(Error::new(ErrorKind::Unsupported, "mount")
+                .at(self.place())
+                .because(
+                    "the kernel can only mount it read-only: its file system is read-only or cannot serve as overlayfs's workdir",
+                )
+                .with_source(std::io::Error::from(Errno::ROFS)));
+        }
+        Ok(())
+    }
+
+    /// What errors are about: the writable directory, or the topmost one.
+    fn place(&self) -> PathBuf {
+        let name = match &self.what {
+            What::Overlay { upper: Some(upper), .. } => Some(&upper.upper),
+            What::Overlay { lowers, .. } => lowers.first(),
+            What::Bind { source, .. } => Some(source),
+        };
+        name.map_or_else(|| self.base.path().to_owned(), |name| self.base.path().join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests;

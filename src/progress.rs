@@ -162,6 +162,14 @@ impl Default for Context<'_> {
     }
 }
 
+/// A place in a report.
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code)] // The backends are still to come.
+pub(crate) struct ReportMark {
+    kept: usize,
+    total: u64,
+}
+
 impl<'a> Context<'a> {
     /// A context that tells `progress`, and reports skips.
     pub fn new(progress: &'a dyn Progress) -> Self {
@@ -198,6 +206,21 @@ impl<'a> Context<'a> {
         tracing::debug!(%path, %reason, "skipped");
         self.lock().push(Skipped { path: path.to_string(), reason });
         Ok(())
+    }
+
+    #[allow(dead_code)] // The backends are still to come.
+    /// How much is reported so far: for an operation that may have to begin again.
+    pub(crate) fn mark(&self) -> ReportMark {
+        let report = self.lock();
+        ReportMark { kept: report.skipped.len(), total: report.total }
+    }
+
+    #[allow(dead_code)] // The backends are still to come.
+    /// Forgets what was reported since then.
+    pub(crate) fn rewind(&self, mark: ReportMark) {
+        let mut report = self.lock();
+        report.skipped.truncate(mark.kept);
+        report.total = report.total.min(mark.total);
     }
 
     /// Takes the report collected so far.

@@ -3,6 +3,10 @@
 //! A marker is known by its basename alone, whatever the tar member's type: real images ship whiteouts as hardlinks, directories and
 //! non-empty files. Names that would hide a directory itself (`.wh.`, `.wh..`, `.wh...`) are no markers but attacks, and errors.
 
+pub(crate) mod overlay;
+
+pub use overlay::Style as XattrStyle;
+
 use crate::path::EntryPath;
 
 /// What every marker's basename begins with.

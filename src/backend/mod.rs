@@ -81,6 +81,14 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `InUse` where it is mounted and that shows; `Io`.
     fn commit(&self, tree: TreeId) -> Result<Frozen>;
 
+    /// Whether a writable tree is mounted somewhere, as far as the system tells; `false` where it does not.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn is_mounted(&self, _tree: TreeId) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What a tree takes, whether frozen or being written.
     ///
     /// # Errors
@@ -101,4 +109,6 @@ pub struct Roots<'a> {
     pub lower: Option<&'a Attributes>,
     /// Of the tree itself; `None` where it is still being written, and its own directory says.
     pub upper: Option<&'a Attributes>,
+    /// The tree hides its whole chain ([`Applied::cut`]): it is compared with it, but does not stand on it.
+    pub cut: bool,
 }

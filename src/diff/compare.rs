@@ -10,6 +10,7 @@ use super::seen::{self, Form};
 use crate::error::{Error, Result};
 use crate::progress::Context;
 use crate::sys::content::{self, Buffers};
+use crate::sys::descent::unless_gone;
 use crate::sys::{Dir, FileType, Stat, inode};
 
 /// Anything but a directory, by its name in a directory that is held.
@@ -52,17 +53,6 @@ impl Leaf<'_> {
     /// The target of a symlink; `None` where there is none any more.
     pub(super) fn target(&self) -> Result<Option<Vec<u8>>> {
         unless_gone(self.dir.readlink(self.name))
-    }
-}
-
-/// Takes the errors apart that mean that somebody removed or swapped the name in the meantime.
-pub(super) fn unless_gone<T>(result: Result<T>) -> Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO | libc::ESTALE) => Ok(None),
-            _ => Err(error),
-        },
     }
 }
 

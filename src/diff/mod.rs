@@ -113,5 +113,5 @@ impl Progress for Quiet<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::compare::{Leaf, bad_name, unless_gone};
+use super::compare::{Leaf, bad_name};
 use super::seen::{Form, Style};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
+use crate::sys::descent::unless_gone;
 use crate::sys::{Descent, Dir, DirEntry, FileType, Stat, xattr};
 
 /// Names of the lower tree that show through an upperdir and are visited all the same, by their directory.
@@ -196,7 +197,8 @@ impl<'a> Walk<'a> {
             None => Below::Other,
         };
         visitor.directory(&Directory { path: &self.path, dir, form, below })?;
-        let Names { mut gone, mut here, unsayable } = self.list(side)?;
+        let Names { mut gone, mut here, mut unsayable } = self.list(side)?;
+        unsayable.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         for (name, reason) in unsayable {
             visitor.unsayable(&self.path.join(name).map_err(bad_name)?, reason)?;
         }

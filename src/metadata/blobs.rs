@@ -56,6 +56,22 @@ impl Reader<'_> {
         )
     }
 
+    /// Whether no image needs a blob and no lease keeps it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn blob_is_unused(&self, digest: &Digest) -> Result<bool> {
+        let fail = |error| failed("read blobs", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached(
+                "SELECT NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM leased_blobs WHERE digest = ?1)",
+            )
+            .map_err(fail)?;
+        statement.query_row([digest.to_string()], |row| row.get(0)).map_err(fail)
+    }
+
     fn blobs_where(&self, query: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<BlobRow>> {
         let fail = |error| failed("read blobs", error);
         let mut statement = self.connection().prepare_cached(query).map_err(fail)?;

@@ -65,12 +65,12 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// Opens the database in `root`, which is the directory at `path`; an absent or empty one becomes a new store as `new` says.
-    /// `locks` is the directory of the store's lock files.
+    /// Opens the database in `root`, which is the directory at `path`; where there is none, an empty file for one is made. `locks` is
+    /// the directory of the store's lock files. Nothing else can be done before [`is_made`](Self::is_made) or [`make`](Self::make).
     ///
     /// # Errors
-    /// `IncompatibleFormat` for a store of a later version; `Corrupt` for what is no database of ours; `PermissionDenied`, `Io`.
-    pub(crate) fn open(root: Dir, path: &Path, locks: Dir, new: &StoreRow) -> Result<Self> {
+    /// `PermissionDenied`, `NoSpace`, `Io`.
+    pub(crate) fn open(root: Dir, path: &Path, locks: Dir) -> Result<Self> {
         let metadata = Self { pool: Pool::new(root, path.join(DATABASE)), locks };
         match metadata.locks.create_file(QUEUE, 0o600) {
             Ok(file) => inode::set_mode(&file, 0o600)?,
@@ -78,8 +78,6 @@ impl Metadata {
             Err(error) => return Err(error),
         }
         metadata.create_database()?;
-        metadata.settle_format(new)?;
-        metadata.pool.remember_files()?;
         Ok(metadata)
     }
 

@@ -27,15 +27,24 @@ pub(crate) struct StoreRow {
 }
 
 impl Metadata {
-    pub(super) fn settle_format(&self, new: &StoreRow) -> Result<()> {
-        if self.format()? == Some(FORMAT) {
-            return Ok(());
+    /// Whether the database is a store's, in the format that this version knows.
+    ///
+    /// # Errors
+    /// `IncompatibleFormat` for a store of another version; `Corrupt` for what is no database of ours; `PermissionDenied`, `Io`.
+    pub(crate) fn is_made(&self) -> Result<bool> {
+        let made = self.format()?.is_some();
+        if made {
+            self.pool.remember_files()?;
         }
-        let queue = self.queue()?;
-        // Another process may have been faster.
-        if self.format()? == Some(FORMAT) {
-            return Ok(());
-        }
+        Ok(made)
+    }
+
+    /// Turns the empty database into a store's. Durable when it returns.
+    ///
+    /// # Errors
+    /// As [`is_made`](Self::is_made); `NoSpace`.
+    pub(crate) fn make(&self, new: &StoreRow) -> Result<()> {
+        let _queue = self.queue()?;
         let lent = self.pool.lend()?;
         let connection = lent.connection();
         let fail = |error| failed("create metadata", error);
@@ -55,8 +64,7 @@ impl Metadata {
             .and_then(|_| connection.execute_batch("COMMIT"))
             .map_err(fail)
             .inspect_err(|_| drop(connection.execute_batch("ROLLBACK")))?;
-        drop(queue);
-        Ok(())
+        self.pool.remember_files()
     }
 
     /// The format of what is there; `None` for nothing yet.

@@ -221,6 +221,45 @@ impl Reader<'_> {
         Ok(names)
     }
 
+    /// Imported layers that nothing reaches: no key, no name that a person gave, no image, no lease, none of `roots`. Those on top
+    /// come before those below them.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) fn unreached_layers(&self, roots: &[&str]) -> Result<Vec<SnapshotRow>> {
+        let fail = |error| failed("collect", error);
+        // A parent is older than its children, so its row's number is smaller.
+        let query = format!(
+            "WITH RECURSIVE kept (id) AS ( \
+                 SELECT id FROM snapshots WHERE chain_id IS NULL \
+                 UNION SELECT snapshot FROM image_layers UNION SELECT snapshot FROM leased_snapshots \
+                 UNION SELECT id FROM snapshots WHERE name IN (SELECT value FROM json_each(?1)) \
+                 UNION SELECT s.parent FROM kept JOIN snapshots s ON s.id = kept.id WHERE s.parent IS NOT NULL \
+             ) SELECT {COLUMNS} WHERE s.id NOT IN (SELECT id FROM kept) ORDER BY s.id DESC"
+        );
+        let mut statement = self.connection().prepare(&query).map_err(fail)?;
+        let rows = statement.query_map([to_json(&roots)?], |row| Ok(snapshot(row))).map_err(fail)?;
+        rows.map(|row| row.map_err(fail)?).collect()
+    }
+
+    /// Whether a layer that was unreached, and none of the caller's roots, still is, now that those on top of it have gone.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn is_unreached(&self, id: SnapshotId) -> Result<bool> {
+        let fail = |error| failed("collect", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM snapshots s WHERE s.id = ?1 AND s.chain_id IS NOT NULL) \
+                 AND NOT EXISTS (SELECT 1 FROM snapshots WHERE parent = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM image_layers WHERE snapshot = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM leased_snapshots WHERE snapshot = ?1)",
+            )
+            .map_err(fail)?;
+        statement.query_row([id.0], |row| row.get(0)).map_err(fail)
+    }
+
     /// How many snapshots stand on a tree.
     ///
     /// # Errors

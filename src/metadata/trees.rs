@@ -132,6 +132,20 @@ impl Reader<'_> {
         rows.map(|id| from_sql(id.map_err(fail)?).map(TreeId)).collect()
     }
 
+    /// Whether no snapshot stands on a finished tree and no lease keeps it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn tree_is_unused(&self, id: TreeId) -> Result<bool> {
+        let fail = |error| failed("read trees", error);
+        let mut statement = self
+            .connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM trees WHERE id = ?1 AND state <> 'building')")
+            .map_err(fail)?;
+        let finished: bool = statement.query_row([to_sql(id.0)], |row| row.get(0)).map_err(fail)?;
+        Ok(finished && self.tree_users(id)? == 0 && !self.tree_is_leased(id)?)
+    }
+
     pub(super) fn tree_is_leased(&self, id: TreeId) -> Result<bool> {
         let fail = |error| failed("read leases", error);
         let mut statement =

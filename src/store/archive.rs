@@ -9,7 +9,7 @@ use std::io::Read;
 use crate::compression::Decoder;
 use crate::content::{Blob, Expected, Ingest, Started};
 use crate::digest::{Algorithm, Digest};
-use crate::entry::{Change, EntryStream, Node};
+use crate::entry::{Change, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::store::image::document::DOCUMENT_MAX;
@@ -65,7 +65,7 @@ impl Archive {
         Ok(archive)
     }
 
-    fn take_file(&mut self, stream: &mut dyn EntryStream, path: EntryPath, size: u64, intake: &mut Intake<'_>) -> Result<()> {
+    fn take_file(&mut self, stream: &mut Reader<'_, impl Read>, path: EntryPath, size: u64, intake: &mut Intake<'_>) -> Result<()> {
         if self.documents.contains_key(&path) || self.files.contains_key(&path) || self.links.contains_key(&path) {
             // The first or the last: readers differ.
             return Err(invalid(&path, "the archive holds it twice"));
@@ -99,8 +99,9 @@ impl Archive {
     }
 
     pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str) -> Result<Option<Blob>> {
-        let mut path = EntryPath::parse(name)
-            .map_err(|error| Error::new(ErrorKind::InvalidLayer, OP).at(name).because("the name leads outside").with_source(error))?;
+        let mut path = EntryPath::parse(name).map_err(|error| {
+            Error::new(ErrorKind::InvalidLayer, OP).at(name).because("the name leads outside").with_source(error)
+        })?;
         for _ in 0..HOPS_MAX {
             if let Some(digest) = self.files.get(&path) {
                 return intake.present(&Expected::digest(digest.clone()), Intake::UNKNOWN_TYPE);
@@ -142,7 +143,7 @@ fn resolve(link: &EntryPath, target: &[u8]) -> Result<EntryPath> {
     Ok(at)
 }
 
-fn document(stream: &mut dyn EntryStream, path: &EntryPath, size: u64) -> Result<Vec<u8>> {
+fn document(stream: &mut Reader<'_, impl Read>, path: &EntryPath, size: u64) -> Result<Vec<u8>> {
     if size > DOCUMENT_MAX {
         let reason = format!("it has {size} bytes, at most {DOCUMENT_MAX} are read");
         return Err(Error::new(ErrorKind::LimitExceeded, OP).at(path).because(reason));
@@ -157,7 +158,7 @@ fn document(stream: &mut dyn EntryStream, path: &EntryPath, size: u64) -> Result
     Ok(bytes)
 }
 
-fn copy(stream: &mut dyn EntryStream, ingest: &mut Ingest, size: u64) -> Result<()> {
+fn copy(stream: &mut Reader<'_, impl Read>, ingest: &mut Ingest, size: u64) -> Result<()> {
     while let Some(chunk) = stream.chunk()? {
         fill(ingest, chunk.offset)?;
         ingest.write(chunk.data)?;

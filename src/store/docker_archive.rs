@@ -3,14 +3,14 @@
 //! Docker writes no OCI manifest into the old form, so one is made: the same archive gives the same manifest, byte for byte. The config
 //! is kept as it is, the layers as they lie in the archive.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::compression::{Compression, Decoder};
+use crate::compression::Decoder;
 use crate::content::Expected;
 use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::image::document::{DOCUMENT_MAX, Reference, parse_json};
+use crate::store::image::document::{DOCUMENT_MAX, Reference, layer_type, new_manifest, parse_json};
 use crate::store::image::{ImageConfig, Platform};
 use crate::store::intake::Intake;
 use crate::store::select::{Chosen, Wanted, check_layers};
@@ -26,24 +26,6 @@ struct Saved {
     layers: Option<Vec<String>>,
 }
 
-/// A manifest as it is written, members in this order.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct NewManifest<'a> {
-    schema_version: u32,
-    media_type: &'a str,
-    config: &'a Descriptor,
-    layers: &'a [Descriptor],
-}
-
-impl<'a> NewManifest<'a> {
-    /// The bytes of an OCI manifest for these blobs.
-    pub(crate) fn to_bytes(config: &'a Descriptor, layers: &'a [Descriptor]) -> Result<Vec<u8>> {
-        let manifest = Self { schema_version: 2, media_type: MediaType::MANIFEST, config, layers };
-        serde_json::to_vec(&manifest).map_err(|error| Error::new(ErrorKind::Corrupt, "write manifest").with_source(error))
-    }
-}
-
 /// Chooses an image of a docker archive whose `manifest.json` this is.
 pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<Chosen> {
     let saved: Vec<Saved> = parse_json(OP, list).map_err(|error| error.at("manifest.json"))?;
@@ -54,7 +36,7 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
     let config = ImageConfig::parse(config_blob.read_to_vec(DOCUMENT_MAX)?).map_err(|error| error.at(&saved.config))?;
     let names = saved.layers.unwrap_or_default();
     check_layers(names.len(), &config)?;
-    let platform = config.platform().cloned().unwrap_or_else(|| Platform::new("unknown", "unknown", None));
+    let platform = config.platform().cloned().unwrap_or_else(Platform::unknown);
     if let Some(wanted) = wanted.platform
         && wanted.rank(&platform).is_none()
     {
@@ -65,19 +47,16 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
     let mut layers = Vec::new();
     for name in &names {
         let blob = files.file(intake, name, MediaType::LAYER)?.ok_or_else(|| missing(name))?;
-        let media_type = match Decoder::new(blob.reader())?.compression() {
-            Compression::None => MediaType::LAYER,
-            Compression::Gzip => MediaType::LAYER_GZIP,
-            Compression::Zstd => MediaType::LAYER_ZSTD,
-        };
+        let media_type = layer_type(Decoder::new(blob.reader())?.compression());
         layers.push(Descriptor::new(media_type, blob.digest().clone(), blob.size()));
     }
     let config_descriptor = Descriptor::new(MediaType::CONFIG, config_blob.digest().clone(), config_blob.size());
-    let bytes = NewManifest::to_bytes(&config_descriptor, &layers)?;
+    let bytes = new_manifest(&config_descriptor, &layers)?;
     let digest = Algorithm::default().digest(&bytes);
     let manifest = Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64);
     intake.add(&Expected::from(&manifest), MediaType::MANIFEST, &mut bytes.as_slice())?;
-    let layers = layers.into_iter().map(|descriptor| Reference { descriptor, platform: None, urls: Vec::new(), data: None }).collect();
+    let layers =
+        layers.into_iter().map(|descriptor| Reference { descriptor, platform: None, urls: Vec::new(), data: None }).collect();
     Ok(Chosen {
         target: manifest.clone(),
         manifest,
@@ -86,7 +65,7 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
         layers,
         annotations: std::collections::BTreeMap::new(),
         platform,
-        names: saved.repo_tags.unwrap_or_default(),
+        references: saved.repo_tags.unwrap_or_default(),
         indexes: Vec::new(),
     })
 }

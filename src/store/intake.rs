@@ -18,6 +18,7 @@ pub(crate) struct Intake<'a> {
     metadata: &'a Metadata,
     lease: LeaseId,
     cx: &'a Context<'a>,
+    brought: Vec<Digest>,
 }
 
 impl<'a> Intake<'a> {
@@ -25,11 +26,16 @@ impl<'a> Intake<'a> {
     pub(crate) const UNKNOWN_TYPE: &'static str = "application/octet-stream";
 
     pub(crate) fn new(content: &'a Content, metadata: &'a Metadata, lease: LeaseId, cx: &'a Context<'a>) -> Self {
-        Self { content, metadata, lease, cx }
+        Self { content, metadata, lease, cx, brought: Vec::new() }
     }
 
     pub(crate) fn context(&self) -> &'a Context<'a> {
         self.cx
+    }
+
+    /// The blobs that were not there before.
+    pub(crate) fn into_brought(self) -> Vec<Digest> {
+        self.brought
     }
 
     /// The blob, where it is in the store already, and kept from now on.
@@ -66,9 +72,12 @@ impl<'a> Intake<'a> {
         let verified = ingest.verify()?;
         let transaction = self.metadata.write()?;
         self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
-        let blob = verified.publish()?.blob;
+        let added = verified.publish()?;
         transaction.commit()?;
-        Ok(blob)
+        if added.is_new {
+            self.brought.push(added.blob.digest().clone());
+        }
+        Ok(added.blob)
     }
 
     /// Takes in all of a reader.

@@ -34,7 +34,9 @@ impl Layout {
             Err(error) => return Err(error),
         };
         if !inode::stat(&held)?.is_file() {
-            return Err(Error::new(ErrorKind::InvalidLayer, "open layout").at(self.path.join(name)).because("it is no regular file"));
+            return Err(Error::new(ErrorKind::InvalidLayer, "open layout")
+                .at(self.path.join(name))
+                .because("it is no regular file"));
         }
         inode::reopen(held).map(|fd| Some(File::from(fd)))
     }

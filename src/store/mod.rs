@@ -1,4 +1,145 @@
-//! store (to come)
-#[allow(dead_code, unused_imports)]
+//! [`Store`]: image layers in, root file systems out, changes back as layers. One verb per file.
+//!
+//! Facade verbs take keys and names, never handles: an Active snapshot outlives the process that made it. The store orders what the
+//! tiers below do: bytes are durable before the row that names them, rows die before their bytes, and no lock or transaction is held
+//! while layers are unpacked, hashed or deleted.
+
+mod archive;
+mod changes;
+mod commit;
+mod diff;
+mod directories;
+mod docker_archive;
+mod export;
+mod gc;
 mod image;
-pub use image::{ImageConfig, Platform};
+mod import;
+mod intake;
+mod layer;
+mod layout;
+mod layout_writer;
+mod lease;
+mod mounts;
+mod open;
+mod prepare;
+mod recover;
+mod remove;
+mod resolve;
+mod select;
+mod source;
+mod stat;
+#[cfg(test)]
+mod tests;
+mod update;
+mod usage;
+mod walk;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+pub use changes::Changed;
+pub use commit::CommitOptions;
+pub use diff::{DiffOptions, DiffOutcome};
+pub use export::{ExportOptions, Exported};
+pub use gc::{GcOptions, GcOutcome};
+pub use image::{Image, ImageConfig, Layer, Platform};
+pub use import::{ImportOptions, Imported};
+pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};
+pub use open::{BackendChoice, StoreOptions};
+pub use prepare::PrepareOptions;
+pub use source::ImageSource;
+pub use update::LabelUpdate;
+pub use walk::Filter;
+
+use crate::backend::Backend;
+use crate::content::Content;
+use crate::error::{Error, ErrorKind};
+use crate::lock::Locks;
+use crate::metadata::Metadata;
+use crate::sys::Dir;
+use crate::tar::Limits;
+use crate::tree::Ids;
+
+use lease::Session;
+
+/// A store of layers and snapshots in one directory.
+///
+/// Cheap to clone; every clone, every `Store` and every process that opened the same directory works on the same store at the same
+/// time. A verb that returns has done what it says, durably; one that fails has changed nothing. After a fork, parent and child can
+/// both go on, if no other thread was inside the store at that moment.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Absolute.
+    path: PathBuf,
+    root: Dir,
+    locks: Locks,
+    metadata: Metadata,
+    content: Content,
+    backend: Arc<dyn Backend>,
+    /// Why it is this backend.
+    reason: String,
+    ids: Ids,
+    limits: Limits,
+    session: Mutex<Option<Session>>,
+}
+
+impl Store {
+    /// The store's directory, as an absolute path.
+    pub fn root(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The backend that keeps the store's trees.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.inner.backend
+    }
+
+    /// Why the store has the backend that it has, in a sentence.
+    pub fn backend_reason(&self) -> &str {
+        &self.inner.reason
+    }
+
+    /// What becomes of owners outside the id map when layers are imported.
+    pub fn ids(&self) -> Ids {
+        self.inner.ids
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.inner.metadata
+    }
+
+    /// The store's blobs: to take bytes in, chunk by chunk if need be, and to read those of images. What no image needs is collected;
+    /// a [`Blob`](crate::content::Blob) that is held can be read nevertheless.
+    pub fn content(&self) -> &Content {
+        &self.inner.content
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    pub(crate) fn locks(&self) -> &Locks {
+        &self.inner.locks
+    }
+
+    /// The store's directory by descriptor.
+    pub(crate) fn directory(&self) -> &Dir {
+        &self.inner.root
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.path).field("backend", &self.inner.backend.name()).finish_non_exhaustive()
+    }
+}
+
+/// There is no snapshot of this key or name.
+fn no_snapshot(op: &'static str, name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, op).at(name).because("there is no snapshot of this name")
+}

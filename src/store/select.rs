@@ -31,8 +31,8 @@ pub(crate) struct Chosen {
     pub(crate) layers: Vec<Reference>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) platform: Platform,
-    /// Names that the source gives it, the fullest first.
-    pub(crate) names: Vec<String>,
+    /// The references that the source gives it.
+    pub(crate) references: Vec<String>,
     /// The indexes on the way to the manifest.
     pub(crate) indexes: Vec<Digest>,
 }
@@ -195,14 +195,15 @@ fn load(files: &Files, candidate: Candidate, wanted: Wanted<'_>, intake: &mut In
     let config = ImageConfig::parse(files.small_blob(intake, &manifest.config)?)
         .map_err(|error| error.at(manifest.config.descriptor.digest.to_string()))?;
     check_layers(manifest.layers.len(), &config)?;
-    let platform = config.platform().cloned().or(reference.platform).unwrap_or_else(|| Platform::new("unknown", "unknown", None));
+    let platform = config.platform().cloned().or(reference.platform).unwrap_or_else(Platform::unknown);
     if let Some(wanted) = wanted.platform
         && wanted.rank(&platform).is_none()
     {
         return Err(no_platform(wanted, &platform.to_string()));
     }
     Ok(Chosen {
-        names: top.names().into_iter().map(str::to_owned).collect(),
+        // The tag alone says less of the same.
+        references: top.names().into_iter().take(1).map(str::to_owned).collect(),
         target: top.descriptor,
         manifest: descriptor,
         config,

@@ -79,9 +79,12 @@ impl<'a> ImageSource<'a> {
         }
         for scheme in ["docker-daemon:", "containers-storage:", "dir:", "sif:", "ostree:"] {
             if text.starts_with(scheme) {
-                return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).at(text).because("only layouts and archives are read").with_hint(
-                    format!("let skopeo copy it: `skopeo copy --quiet {text} docker-archive:/dev/stdout | plywood import -`"),
-                ));
+                return Err(Error::new(ErrorKind::InvalidArgument, Self::OP)
+                    .at(text)
+                    .because("only layouts and archives are read")
+                    .with_hint(format!(
+                        "let skopeo copy it: `skopeo copy --quiet {text} docker-archive:/dev/stdout | plywood import -`"
+                    )));
             }
         }
         let Some(rest) = ["oci:", "oci-archive:", "docker-archive:"].iter().find_map(|scheme| text.strip_prefix(scheme)) else {
@@ -156,7 +159,9 @@ impl Files {
             Some(url) => Error::new(ErrorKind::Unsupported, ImageSource::OP)
                 .at(digest.to_string())
                 .because(format!("the image does not hold this layer, which is to be fetched from {}", url.escape_debug())),
-            None => Error::new(ErrorKind::NotFound, ImageSource::OP).at(digest.to_string()).because("the image does not hold this blob"),
+            None => {
+                Error::new(ErrorKind::NotFound, ImageSource::OP).at(digest.to_string()).because("the image does not hold this blob")
+            }
         })
     }
 
@@ -206,6 +211,9 @@ mod tests {
             assert_eq!(ImageSource::parse(text).unwrap_err().kind(), ErrorKind::InvalidArgument, "{text}");
         }
         let hint = ImageSource::parse("docker://alpine").unwrap_err().hint().map(str::to_owned).unwrap();
-        assert!(hint.contains("skopeo copy --quiet docker://alpine docker-archive:/dev/stdout:alpine | plywood import -"), "{hint}");
+        assert!(
+            hint.contains("skopeo copy --quiet docker://alpine docker-archive:/dev/stdout:alpine | plywood import -"),
+            "{hint}"
+        );
     }
 }

@@ -81,8 +81,10 @@ pub(crate) fn stream(file: &File, size: u64, buffers: &mut Buffers, take: &mut d
             let want = usize::try_from(end - offset).unwrap_or(block).min(block);
             let Some(buffer) = buffers.one.get_mut(..want) else { break };
             let got = read_at(file, buffer, offset)?;
-            take(buffer.get(..got).unwrap_or_default())?;
-            offset += got as u64;
+            if got > 0 {
+                take(buffer.get(..got).unwrap_or_default())?;
+                offset += got as u64;
+            }
             if got < want {
                 zeros(size - offset, take)?;
                 return Ok(true);
@@ -194,5 +196,7 @@ mod tests {
         assert_eq!(streamed(&dense, 3), (b"den".to_vec(), true));
         assert_eq!(streamed(&dense, 8), (b"dense\0\0\0".to_vec(), true));
         assert_eq!(streamed(&file(|_| {}), 0), (Vec::new(), false));
+        let block = file(|file| file.write_all_at(&[1; BLOCK], 0).unwrap());
+        assert_eq!(streamed(&block, BLOCK as u64 + 1).0, [vec![1; BLOCK], vec![0]].concat());
     }
 }

@@ -150,6 +150,17 @@ fn open(parent: &Dir, name: &[u8]) -> Result<Place> {
     })
 }
 
+/// Takes those errors apart that mean that somebody removed or swapped a name in the meantime.
+pub(crate) fn unless_gone<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO | libc::ESTALE) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -134,6 +134,33 @@ pub(crate) fn set_times(fd: impl AsFd, atime: Timestamp, mtime: Timestamp) -> Re
     done.map_err(|error| Error::io("utimensat", error).at(describe(fd, b"")))
 }
 
+/// The target of the symlink that a descriptor holds.
+pub(crate) fn readlink(fd: impl AsFd) -> Result<Vec<u8>> {
+    let fd = fd.as_fd();
+    rustix::fs::readlinkat(fd, c"", Vec::new())
+        .map(std::ffi::CString::into_bytes)
+        .map_err(|error| Error::io("readlinkat", error).at(describe(fd, b"")))
+}
+
+/// Whether this process may give files to others (`CAP_CHOWN`, within its id map).
+pub(crate) fn may_give_away() -> bool {
+    holds(rustix::thread::CapabilitySet::CHOWN)
+}
+
+/// Whether modes keep this process from nothing (`CAP_DAC_OVERRIDE`).
+pub(crate) fn overrides_modes() -> bool {
+    holds(rustix::thread::CapabilitySet::DAC_OVERRIDE)
+}
+
+fn holds(capability: rustix::thread::CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+}
+
+/// Whose the inodes are that this process makes.
+pub(crate) fn creator() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
 /// Opens the very inode that an `O_PATH` descriptor holds for reading: a regular file or a directory.
 pub(crate) fn reopen(fd: impl AsFd) -> Result<OwnedFd> {
     let fd = fd.as_fd();

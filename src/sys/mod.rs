@@ -6,7 +6,10 @@
 // The tiers above do not use all of this yet.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod boot;
+pub(crate) mod capabilities;
 pub(crate) mod content;
+pub(crate) mod copy;
 pub(crate) mod descent;
 pub(crate) mod dir;
 pub(crate) mod durable;

@@ -7,6 +7,7 @@
 pub(crate) mod legacy;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
@@ -16,8 +17,12 @@ use rustix::mount::{
 };
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
 
 const NEEDS_PRIVILEGE: &str = "mounting needs root, or a user namespace: try `plywood unshare`";
+
+/// How many mounts on top of one are taken away with it.
+const STACKED_MAX: u32 = 1000;
 
 /// Which of the kernel's interfaces describes a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +117,7 @@ impl FsContext {
     fn failed(&self, op: &'static str, errno: Errno) -> Error {
         let error = privileged(Error::io(op, errno));
         match self.log() {
+            log if log.is_empty() && errno == Errno::INVAL => error.because("the kernel refuses it; its log (dmesg) says why"),
             log if log.is_empty() => error,
             log => error.because(log),
         }
@@ -128,7 +134,7 @@ impl FsContext {
                     let line = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
                     let line = line.trim_end();
                     let text = line.strip_prefix("e ").or_else(|| line.strip_prefix("w ")).unwrap_or(line);
-                    lines.push(text.escape_debug().to_string());
+                    lines.push(text.replace(|c: char| c.is_control(), "?"));
                 }
                 _ => break,
             }
@@ -190,19 +196,79 @@ pub(crate) fn is_read_only(mount: impl AsFd) -> Result<bool> {
     Ok(status.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Takes exactly this mount from where it is attached, however its place is called by now. Who still uses it keeps it until then.
+/// Takes this mount from where it is attached, however its place is called by now, with all that is mounted in it and on it. Who still
+/// uses it keeps it until then.
 ///
 /// # Errors
 /// `InvalidArgument` where it is not attached in this mount namespace (any more); `NotFound` without `/proc`; `Io`.
 pub(crate) fn detach(mount: impl AsFd) -> Result<()> {
-    // `umount2` takes no descriptor. The link in /proc leads to the mount itself; nothing is looked up.
-    match umount2(proc_path(mount.as_fd()), UnmountFlags::DETACH) {
+    // `umount2` takes no descriptor. The link in /proc leads to the mount itself, and from there to what was mounted on top of it: so
+    // it is taken away from the top until the mount itself is gone, which then is no mount point of this namespace.
+    let path = proc_path(mount.as_fd());
+    for stacked in 0..STACKED_MAX {
+        match umount2(path.as_str(), UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if stacked > 0 => return Ok(()),
+            Err(Errno::INVAL) => {
+                return Err(Error::new(ErrorKind::InvalidArgument, "umount2")
+                    .because("it is not mounted in this mount namespace (any more)")
+                    .with_source(std::io::Error::from(Errno::INVAL)));
+            }
+            Err(errno) => return Err(privileged(Error::io("umount2", errno))),
+        }
+    }
+    Err(Error::new(ErrorKind::InUse, "umount2").because(format!("more than {STACKED_MAX} mounts are on top of it")))
+}
+
+/// Takes what is mounted on a path away, lazily. The path's last component is not followed.
+///
+/// # Errors
+/// `InvalidArgument` where nothing is mounted there; `NotFound`, `PermissionDenied`, `Io`.
+pub(crate) fn unmount_path(target: &Path) -> Result<()> {
+    match umount2(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::INVAL) => Err(Error::new(ErrorKind::InvalidArgument, "umount2")
-            .because("it is not mounted in this mount namespace (any more)")
+            .at(target)
+            .because("nothing is mounted there")
             .with_source(std::io::Error::from(Errno::INVAL))),
-        Err(errno) => Err(privileged(Error::io("umount2", errno))),
+        Err(errno) => Err(privileged(Error::io("umount2", errno).at(target))),
     }
+}
+
+/// Whether a directory, whose path ends in `name`, is mounted somewhere else in this thread's mount namespace.
+///
+/// # Errors
+/// `NotFound` without `/proc`; `Io`.
+pub(crate) fn is_mounted(directory: impl AsFd, name: &EntryPath) -> Result<bool> {
+    let path = "/proc/thread-self/mountinfo";
+    let table = std::fs::read(path).map_err(|error| Error::io("read mounts", error).at(path))?;
+    let wanted = rustix::fs::fstat(directory).map_err(|errno| Error::io("fstat", errno))?;
+    let suffix = [b"/", name.as_bytes()].concat();
+    Ok(table.split(|&byte| byte == b'\n').any(|line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let (Some(root), Some(place)) = (fields.nth(3), fields.next()) else { return false };
+        // The root of the mount within its file system tells most apart without touching the place, which may hang.
+        unescape(root).ends_with(&suffix)
+            && rustix::fs::stat(unescape(place)).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (wanted.st_dev, wanted.st_ino))
+    }))
+}
+
+/// mountinfo's `\040` for a space, and the like.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let octal = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(value) => {
+                plain.push(value);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => plain.push(byte),
+        }
+    }
+    plain
 }
 
 /// A name for an open descriptor that holds no byte of any path.

@@ -106,7 +106,8 @@ impl Root {
         };
         match opened {
             Ok(fd) => Ok(Some(fd)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            // What no file system can hold is nowhere.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
             Err(error) => Err(self.failed(error, path.as_bytes())),
         }
     }

@@ -41,7 +41,10 @@ impl Child<'_> {
                 let text = match result {
                     Ok(Ok(text)) => format!("+{text}"),
                     Ok(Err(text)) => format!("-{text}"),
-                    Err(_) => "-panic".to_owned(),
+                    Err(payload) => {
+                        let text = payload.downcast_ref::<String>().map(String::as_str);
+                        format!("-panic: {}", text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("?"))
+                    }
                 };
                 let _ = std::fs::File::from(write).write_all(text.as_bytes());
                 #[allow(unsafe_code)]
@@ -91,4 +94,104 @@ impl Child<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a mounting test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As root in the initial user namespace.
+    Root,
+    /// As an ordinary user in a user namespace of his own, with one id.
+    UserNamespace,
+}
+
+/// Tells the test's own process where it is.
+const PLACE: &str = "PLYWOOD_UNIT_TEST_PLACE";
+
+/// Runs a test that mounts, in both places where that is possible: in a process of its own, so that whatever it leaves mounted is
+/// gone with it. `work` is a closure that stands directly in the test's function, and all that the function does.
+#[track_caller]
+pub(crate) fn mounting<F: Fn(Place)>(work: F) {
+    dispatch(&[Place::Root, Place::UserNamespace], work);
+}
+
+/// Runs a test that mounts as root alone.
+#[track_caller]
+pub(crate) fn mounting_as_root<F: Fn(Place)>(work: F) {
+    dispatch(&[Place::Root], work);
+}
+
+#[track_caller]
+fn dispatch<F: Fn(Place)>(places: &[Place], work: F) {
+    let name = std::any::type_name::<F>().trim_end_matches("::{{closure}}");
+    let name = name.split_once("::").map_or(name, |(_, rest)| rest);
+    match std::env::var(PLACE).as_deref() {
+        Ok("root") => work(Place::Root),
+        Ok(_) => work(Place::UserNamespace),
+        Err(_) => {
+            for &place in places {
+                if place == Place::Root && !is_root() {
+                    skip(name, "needs root");
+                } else {
+                    start(name, place);
+                }
+            }
+        }
+    }
+}
+
+/// Starts this test binary again for one test.
+#[track_caller]
+fn start(name: &str, place: Place) {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::process::CommandExt as _;
+
+    // By descriptor: the ordinary user need not reach the folder.
+    let exe = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+    let fd = exe.as_raw_fd();
+    let root = is_root();
+    let user = if root { 65_534 } else { rustix::process::geteuid().as_raw() };
+    let group = if root { 65_534 } else { rustix::process::getegid().as_raw() };
+    let (uids, gids) = (format!("0 {user} 1"), format!("0 {group} 1"));
+    let mut command = std::process::Command::new(format!("/proc/self/fd/{fd}"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
+    command.env(PLACE, if place == Place::Root { "root" } else { "user" }).stdin(std::process::Stdio::null());
+    let become_it = move || {
+        let none: Option<&str> = None;
+        nix::fcntl::fcntl(unsafe_borrow(fd), nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        if place == Place::UserNamespace {
+            if root {
+                nix::unistd::setgroups(&[])?;
+                nix::unistd::setresgid(group.into(), group.into(), group.into())?;
+                nix::unistd::setresuid(user.into(), user.into(), user.into())?;
+                nix::sys::prctl::set_dumpable(true)?;
+            }
+            nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?;
+            std::fs::write("/proc/self/uid_map", &uids)?;
+            std::fs::write("/proc/self/setgroups", "deny")?;
+            std::fs::write("/proc/self/gid_map", &gids)?;
+        }
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        Ok(())
+    };
+    #[allow(unsafe_code)]
+    // SAFETY: the closure makes system calls, and opens files with names that are there; it takes no lock of another thread.
+    unsafe {
+        command.pre_exec(become_it);
+    }
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => return skip(name, &format!("{place:?}: {error}")),
+    };
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    text.lines().filter(|line| line.starts_with("SKIP ")).for_each(|line| eprintln!("{line}"));
+    assert!(output.status.success() && text.contains("1 passed"), "{name} in {place:?}: {}\n{text}", output.status);
+}
+
+#[allow(unsafe_code)]
+fn unsafe_borrow(fd: i32) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: only called in the child, which has a copy of the descriptor that the parent holds open.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }

@@ -11,7 +11,7 @@ use super::member::{Extensions, Member};
 use super::source::{OP, Source};
 use super::sparse::{self, MapReader, PaxSparse, Segment};
 use super::{BLOCK, BLOCK_U64, Limits, header, padding, pax};
-use crate::entry::{Chunk, Entry, Position};
+use crate::entry::{Change, Chunk, Entry, Node, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
@@ -182,7 +182,13 @@ impl<'a, R: Read> Reader<'a, R> {
             self.name = Some(member.name().to_vec());
             let size = self.open_body(&block, &mut member)?;
             match member.change(size, &self.limits).map_err(|fault| self.fault(fault))? {
-                Ok(entry) => return Ok(Some(entry)),
+                Ok(entry) => {
+                    if !matches!(entry.change, Change::Upsert { node: Node::File { .. }, .. }) {
+                        // What a marker's member has in its body is nobody's content.
+                        (self.body.segment, self.body.rest) = Default::default();
+                    }
+                    return Ok(Some(entry));
+                }
                 Err(path) => self.skip(&path, Reason::AufsMetadata)?,
             }
         }

@@ -11,10 +11,14 @@ use super::tree::Tree;
 use crate::error::{ErrorKind, Result};
 
 mod cases;
+mod suite;
 #[cfg(test)]
 mod tests;
+mod through;
 
 pub use cases::cases;
+pub use suite::{backend_suite, store_suite};
+pub use through::{Shown, import_layers, import_onto, show, through_store};
 
 /// One case: a stack of layers, bottom first, and what it must make.
 #[derive(Clone, Debug)]
@@ -70,6 +74,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Takes over what came of running the kit in one way.
+    fn add(&mut self, way: &str, other: Self) {
+        self.ran += other.ran;
+        self.passed_over.extend(other.passed_over);
+        self.failures.extend(other.failures.into_iter().map(|failure| format!("  {way}:\n{failure}")));
+    }
+
     /// Fails the test if a case failed, or none ran.
     ///
     /// # Panics

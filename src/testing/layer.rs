@@ -18,6 +18,7 @@ use super::tree::{LITERAL_MTIME, literal_path};
 pub use names::LayerEntry;
 pub(super) use names::PLNK;
 pub use stream::LayerStream;
+pub(super) use write::pack;
 
 /// How a member's header says what ustar's fields have no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,19 +31,6 @@ pub enum Form {
     Gnu,
     /// The header of Unix V7: no magic, no devices.
     V7,
-}
-
-/// How a layer's tar is packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Packing {
-    /// Not at all.
-    #[default]
-    Plain,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
 }
 
 /// A layer, member by member.

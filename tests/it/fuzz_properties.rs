@@ -1,7 +1,6 @@
 //! What must hold for any bytes at all. The fuzz targets call this with inputs of their own making, `fuzz_replay` with the corpus.
 
 #![allow(dead_code)] // each fuzz target uses one of them
-#![allow(missing_docs)]
 
 use std::io::{Cursor, Read, Write};
 

@@ -7,8 +7,12 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(feature = "testing")]
+mod conformance;
 mod fuzz_properties;
 mod fuzz_replay;
+#[cfg(feature = "testing")]
+mod model;
 mod sandbox;
 mod support;
 mod tar_peers;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::digest::DiffId;
@@ -61,6 +61,14 @@ struct RawRun {
     stop_signal: Option<String>,
 }
 
+impl Serialize for ImageConfig {
+    /// As the JSON that it is.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: Value = serde_json::from_slice(&self.raw).map_err(serde::ser::Error::custom)?;
+        value.serialize(serializer)
+    }
+}
+
 impl ImageConfig {
     const OP: &'static str = "read image config";
 
@@ -83,12 +91,7 @@ impl ImageConfig {
         }
         let diff_ids = rootfs.diff_ids.unwrap_or_default();
         let diff_ids = diff_ids.iter().map(|text| parse_digest(Self::OP, text).map(DiffId)).collect::<Result<_>>()?;
-        let platform = match (config.os, config.architecture) {
-            (Some(os), Some(architecture)) if !os.is_empty() && !architecture.is_empty() => {
-                Some(Platform::new(&os, &architecture, config.variant.as_deref()))
-            }
-            _ => None,
-        };
+        let platform = Platform::of_document(config.os.as_deref(), config.architecture.as_deref(), config.variant.as_deref());
         let parsed = Parsed { platform, created: config.created, run: config.config.unwrap_or_default(), diff_ids };
         Ok(Self { raw, parsed })
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::compression::Compression;
 use crate::descriptor::{Descriptor, MediaType};
@@ -250,8 +250,8 @@ fn reference(op: &'static str, raw: RawReference) -> Result<Reference> {
         }
     };
     let platform = raw.platform.map(|raw| {
-        let text = |field: Option<String>| field.filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned());
-        Platform::new(&text(raw.os), &text(raw.architecture), raw.variant.as_deref())
+        Platform::of_document(raw.os.as_deref(), raw.architecture.as_deref(), raw.variant.as_deref())
+            .unwrap_or_else(Platform::unknown)
     });
     let annotations = raw.annotations.unwrap_or_default();
     let descriptor = Descriptor { annotations, ..Descriptor::new(media_type, digest, size) };
@@ -289,6 +289,31 @@ pub(crate) fn layer_compression(media_type: &MediaType) -> Option<Compression> {
         (_, "application/vnd.docker.image.rootfs.diff.tar.zstd") => Some(Compression::Zstd),
         _ => None,
     }
+}
+
+/// The OCI media type of a tar layer of this compression.
+pub(crate) fn layer_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => MediaType::LAYER,
+        Compression::Gzip => MediaType::LAYER_GZIP,
+        Compression::Zstd => MediaType::LAYER_ZSTD,
+    }
+}
+
+/// A manifest as it is written, members in this order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewManifest<'a> {
+    schema_version: u32,
+    media_type: &'a str,
+    config: &'a Descriptor,
+    layers: &'a [Descriptor],
+}
+
+/// The bytes of an OCI manifest for these blobs: the same for the same blobs.
+pub(crate) fn new_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<Vec<u8>> {
+    let manifest = NewManifest { schema_version: 2, media_type: MediaType::MANIFEST, config, layers };
+    serde_json::to_vec(&manifest).map_err(|error| Error::new(ErrorKind::Corrupt, "write manifest").with_source(error))
 }
 
 #[cfg(test)]

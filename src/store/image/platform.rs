@@ -55,6 +55,18 @@ impl Platform {
         Self { os, architecture: architecture.to_owned(), variant: (!variant.is_empty()).then(|| variant.to_owned()) }
     }
 
+    /// A platform as a document has it; `None` where a name is missing or is none.
+    pub(crate) fn of_document(os: Option<&str>, architecture: Option<&str>, variant: Option<&str>) -> Option<Self> {
+        let platform = Self::new(os?, architecture?, variant);
+        // What cannot be written as a platform is none, and would lie in every message.
+        platform.to_string().parse().ok().filter(|read: &Self| *read == platform)
+    }
+
+    /// What stands for a platform that nobody tells.
+    pub(crate) fn unknown() -> Self {
+        Self::new("unknown", "unknown", None)
+    }
+
     /// What this process can run natively: `linux` and the architecture it was built for, with the highest variant that the
     /// processor has.
     pub fn host() -> Self {
@@ -67,6 +79,15 @@ impl Platform {
             other => other,
         };
         Self::new("linux", architecture, host_variant())
+    }
+
+    /// What every machine of this host's architecture can run: the platform of an image that is made here from nothing.
+    pub(crate) fn host_baseline() -> Self {
+        let host = Self::host();
+        match host.architecture.as_str() {
+            "arm" => host,
+            _ => Self { variant: None, ..host },
+        }
     }
 
     /// How well an image for `offered` runs on this platform: 0 is exact, larger is an older variant, `None` not at all.
@@ -208,6 +229,21 @@ mod tests {
             ("linux/riscv64", "linux/riscv64", Some(0)),
         ] {
             assert_eq!(platform(wanted).rank(&platform(offered)), rank, "{wanted} {offered}");
+        }
+    }
+
+    #[test]
+    fn what_a_document_cannot_mean_is_no_platform() {
+        let of = |os, architecture, variant| Platform::of_document(os, architecture, variant).map(|platform| platform.to_string());
+        assert_eq!(of(Some("linux"), Some("arm64"), Some("v8")).as_deref(), Some("linux/arm64"));
+        assert_eq!(of(Some("linux"), Some("arm"), Some("")).as_deref(), Some("linux/arm/v7"));
+        for (os, architecture, variant) in [
+            (None, Some("arm64"), None),
+            (Some(""), Some("x"), None),
+            (Some("a/b"), Some("c"), None),
+            (Some("a"), Some("b"), Some("\n")),
+        ] {
+            assert_eq!(of(os, architecture, variant), None);
         }
     }
 

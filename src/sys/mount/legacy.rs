@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::{clone_mount, privileged, proc_path};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ pub(crate) struct Options<'a> {
 /// `LimitExceeded` with the figure, `InUse`, `PermissionDenied`, `Io`.
 pub(crate) fn attach(directory: BorrowedFd<'_>, options: Options<'_>, target: BorrowedFd<'_>) -> Result<()> {
     fits(options)?;
-    in_directory(directory, CloneFlags::CLONE_FS, || mount(options, &proc_path(target)))
+    in_directory(directory, || mount(options, &proc_path(target)))
 }
 
 /// Mounts an overlay where nobody sees it and gives its root. With `open_tree` (5.2) it is a mount that can be attached; without it
@@ -43,7 +43,9 @@ pub(crate) fn attach(directory: BorrowedFd<'_>, options: Options<'_>, target: Bo
 /// As [`attach`].
 pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
     fits(options)?;
-    in_directory(directory, CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS, || {
+    in_directory(directory, || {
+        // The working directory moves along into the new namespace; a descriptor would not.
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| privileged(Error::io("unshare", errno)))?;
         // Otherwise the mount would appear in every namespace that this one was copied from.
         nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .map_err(|errno| privileged(failed(errno)))?;
@@ -58,6 +60,26 @@ pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Resul
     })
 }
 
+/// Mounts a directory on another one a second time.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn bind(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let none: Option<&str> = None;
+    nix::mount::mount(Some(proc_path(source).as_str()), proc_path(target).as_str(), none, MsFlags::MS_BIND, none)
+        .map_err(|errno| privileged(failed(errno)))
+}
+
+/// Forbids writes through a bind mount, which must be held by its root.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn remount_bind_read_only(root: BorrowedFd<'_>) -> Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    nix::mount::mount(none, proc_path(root).as_str(), none, flags, none).map_err(|errno| privileged(failed(errno)))
+}
+
 /// What covers a directory: the root of the mount on top of it, which the path that `/proc` shows for it leads to.
 ///
 /// # Errors
@@ -66,13 +88,20 @@ pub(crate) fn open_covering(covered: BorrowedFd<'_>) -> Result<OwnedFd> {
     let path = std::fs::read_link(proc_path(covered)).map_err(|error| Error::io("readlink", error))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| Error::io("open", errno).at(&path))?;
-    let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).map_err(|errno| Error::io("fstat", errno));
-    if device(fd.as_fd())? == device(covered)? {
+    if identity(fd.as_fd())? == identity(covered)? {
         return Err(Error::new(ErrorKind::NotFound, "open mount")
             .at(&path)
             .because("the directory was moved while it was mounted on"));
     }
     Ok(fd)
+}
+
+/// Which mount, where the kernel says it (5.8), and which inode.
+fn identity(fd: BorrowedFd<'_>) -> Result<(Option<u64>, u32, u32, u64)> {
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).map_err(|errno| Error::io("statx", errno))?;
+    let mount = (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id);
+    Ok((mount, stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
 }
 
 fn fits(options: Options<'_>) -> Result<()> {
@@ -96,10 +125,10 @@ fn failed(errno: nix::errno::Errno) -> Error {
 }
 
 /// Runs `work` on a thread of its own whose working directory is `directory`; nobody else's changes.
-fn in_directory<T: Send>(directory: BorrowedFd<'_>, unshare: CloneFlags, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn in_directory<T: Send>(directory: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("plywood-mount".into()).spawn_scoped(scope, || {
-            nix::sched::unshare(unshare).map_err(|errno| privileged(Error::io("unshare", errno)))?;
+            nix::sched::unshare(CloneFlags::CLONE_FS).map_err(|errno| privileged(Error::io("unshare", errno)))?;
             rustix::process::fchdir(directory).map_err(|errno| Error::io("fchdir", errno))?;
             work()
         });

@@ -1,4 +1,7 @@
 use super::*;
+use crate::progress::Context;
+use crate::tar::{Limits, Reader};
+use crate::testing::layer::LayerEntry;
 use crate::testing::model;
 
 /// Model and literals were written apart; each proves the other.
@@ -24,6 +27,34 @@ fn the_model_gives_what_the_literals_say() {
         }
     }
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// How the tar reader understands a layer, in the form of its other reading.
+fn read(layer: &Layer) -> Result<Vec<LayerEntry>> {
+    let (cx, bytes) = (Context::default(), layer.tar());
+    let mut reader = Reader::new(bytes.as_slice(), Limits::default(), &cx);
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next()? {
+        let mut content = Vec::new();
+        while let Some(chunk) = reader.chunk()? {
+            content.resize(usize::try_from(chunk.offset).unwrap(), 0);
+            content.extend_from_slice(chunk.data);
+        }
+        entries.push(LayerEntry { entry, content });
+    }
+    Ok(entries)
+}
+
+#[test]
+fn the_tar_reader_understands_the_layers_as_the_literals_do() {
+    let layers = cases().into_iter().flat_map(|case| case.layers).filter(Layer::is_plain);
+    for layer in layers {
+        match (layer.entries(), read(&layer)) {
+            (Ok(mine), Ok(its)) => assert_eq!(mine, its, "{layer:?}"),
+            (Err(_), Err(error)) => assert_eq!(error.kind(), ErrorKind::InvalidLayer, "{layer:?}"),
+            (mine, its) => panic!("{layer:?}:\nliteral: {mine:?}\nreader: {its:?}"),
+        }
+    }
 }
 
 #[test]

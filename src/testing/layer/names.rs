@@ -9,6 +9,7 @@ use crate::path::{COMPONENT_MAX, EntryPath};
 pub(in crate::testing) const PLNK: &[u8] = b".wh..wh.plnk";
 
 const PATH_MAX: usize = 4096;
+const UNKNOWN: &str = "the type flag is unknown";
 
 /// A change with the content that follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,21 +55,29 @@ impl Header {
     /// `None` for aufs's own files.
     fn entry(&self) -> std::result::Result<Option<Entry>, &'static str> {
         let path = EntryPath::parse(&self.name).map_err(|_| "the name has a component \"..\" or a NUL byte")?;
-        let node = self.node()?;
-        let parents: Vec<&[u8]> = path.components().rev().skip(1).collect();
-        let aside = path.depth() > 1 && path.components().next() == Some(PLNK);
-        if parents.iter().rev().skip(usize::from(aside)).any(|component| component.starts_with(b".wh.")) {
-            return Err("a directory of the path is called like a marker");
+        let parent = path.parent().unwrap_or_default();
+        let mut aside = false;
+        for (depth, component) in parent.components().enumerate() {
+            match component.strip_prefix(b".wh.") {
+                None => {}
+                Some(_) if component == PLNK && depth == 0 => aside = true,
+                Some(aufs) if aufs.starts_with(b".wh.") && aufs != b".wh..opq" => return Ok(None),
+                Some(_) => return Err("a directory of the path is called like a marker"),
+            }
         }
         let marker = path.file_name().and_then(|name| name.strip_prefix(b".wh."));
-        let parent = path.parent().unwrap_or_default();
         let (path, change) = match marker {
-            None => (path, Change::Upsert { node, attributes: self.attributes.clone() }),
+            None => (path, Change::Upsert { node: self.node()?, attributes: self.attributes.clone() }),
             Some(b"" | b"." | b"..") => return Err("a whiteout of nothing, or of a directory itself"),
+            Some(_) if aside => return Ok(None),
             Some(b".wh..opq") => (parent, Change::Opaque),
             Some(aufs) if aufs.starts_with(b".wh.") => return Ok(None),
+            Some(_) if self.node() == Err(UNKNOWN) => return Err(UNKNOWN),
             Some(hidden) => (parent.join(hidden).map_err(|_| "a whiteout of no name")?, Change::Whiteout),
         };
+        if path.is_root() && matches!(&change, Change::Upsert { node, .. } if *node != Node::Directory) {
+            return Err("the root must be a directory");
+        }
         if path.components().any(|component| component.len() > COMPONENT_MAX) {
             return Err("a component is over 255 bytes long");
         }
@@ -83,16 +92,18 @@ impl Header {
         let node = match self.flag {
             0 if self.name.ends_with(b"/") => Node::Directory,
             b'0' | 0 | b'7' => return Ok(Node::File { size: self.content.len() as u64 }),
-            b'1' => {
-                Node::Hardlink { target: EntryPath::parse(&self.link).map_err(|_| "the link's target has a component \"..\"")? }
-            }
+            b'1' => match EntryPath::parse(&self.link) {
+                Ok(target) if target.is_root() => return Err("a hardlink to the root"),
+                Ok(target) => Node::Hardlink { target },
+                Err(_) => return Err("the link's target has a component \"..\""),
+            },
             b'2' => Node::Symlink { target: self.link.clone() },
             b'3' if self.device == (0, 0) => return Err("the character device 0:0 means a whiteout to overlayfs"),
             b'3' => Node::CharDevice { major, minor },
             b'4' => Node::BlockDevice { major, minor },
             b'5' => Node::Directory,
             b'6' => Node::Fifo,
-            _ => return Err("the type flag is unknown"),
+            _ => return Err(UNKNOWN),
         };
         if self.content.is_empty() { Ok(node) } else { Err("a type without a body has one") }
     }

@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use super::{Form, Header, Layer, Member, Packing};
+use super::{Form, Header, Layer, Member};
+use crate::compression::Compression;
 use crate::digest::{Algorithm, DiffId};
 use crate::entry::Timestamp;
 
@@ -24,9 +25,9 @@ impl Layer {
         out
     }
 
-    /// The archive, packed.
-    pub fn packed(&self, packing: Packing) -> Vec<u8> {
-        packing.pack(&self.tar())
+    /// The archive, compressed.
+    pub fn packed(&self, compression: Compression) -> Vec<u8> {
+        pack(&self.tar(), compression)
     }
 
     /// The digest of the uncompressed archive.
@@ -35,20 +36,15 @@ impl Layer {
     }
 }
 
-impl Packing {
-    /// The bytes, packed.
-    ///
-    /// # Panics
-    /// When there is no memory left.
-    pub fn pack(self, bytes: &[u8]) -> Vec<u8> {
-        match self {
-            Self::Plain => bytes.to_vec(),
-            Self::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes all bytes")
-            }
-            Self::Zstd => zstd::stream::encode_all(bytes, 3).expect("memory takes all bytes"),
+/// Compresses, by the compressors' own crates: what the library writes is checked elsewhere.
+pub(in crate::testing) fn pack(bytes: &[u8], compression: Compression) -> Vec<u8> {
+    match compression {
+        Compression::None => bytes.to_vec(),
+        Compression::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes all bytes")
         }
+        Compression::Zstd => zstd::stream::encode_all(bytes, 3).expect("memory takes all bytes"),
     }
 }
 

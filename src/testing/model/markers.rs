@@ -1,6 +1,6 @@
 //! What the markers of a layer hide (rules 1, 3, 4, 5).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::resolve::{HOPS, components, join, start};
 use crate::entry::{Change, Entry};
@@ -8,36 +8,40 @@ use crate::path::EntryPath;
 use crate::testing::layer::LayerEntry;
 use crate::testing::tree::{Kind, Tree};
 
-/// Literal paths of the lower tree that a layer hides.
+/// What each marker of a layer hides: a literal path of the lower tree with all below it, or for an opaque marker a directory whose
+/// children are hidden. Markers are known by what they say, so that one that is written twice is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hidden {
-    /// Hidden with all below them.
-    whiteouts: BTreeSet<EntryPath>,
-    /// Directories whose children are hidden.
-    opaque: BTreeSet<EntryPath>,
+pub(super) struct Hidden<'a>(BTreeMap<Marker<'a>, EntryPath>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Marker<'a> {
+    Whiteout(&'a EntryPath),
+    Opaque(&'a EntryPath),
 }
 
-impl Hidden {
+impl<'a> Hidden<'a> {
     /// What the markers hide in the lower tree, if entries land at these paths and the other markers hide what `others` says.
-    pub(super) fn by(lower: &Tree, layer: &[LayerEntry], landed: &BTreeSet<EntryPath>, others: &Self) -> Self {
-        let mut hidden = Self::default();
+    pub(super) fn by(lower: &Tree, layer: &'a [LayerEntry], landed: &BTreeSet<EntryPath>, others: &Self) -> Self {
+        let mut hidden = BTreeMap::new();
         for LayerEntry { entry: Entry { path, change }, .. } in layer {
-            match change {
+            let (marker, position) = match change {
                 Change::Whiteout => {
-                    let directory = path.parent().and_then(|parent| others.reach(lower, &parent, landed));
+                    let marker = Marker::Whiteout(path);
+                    let directory = path.parent().and_then(|parent| others.reach(lower, marker, &parent, landed));
                     let position = directory.zip(path.file_name()).map(|(directory, name)| join(&directory, name));
-                    hidden.whiteouts.extend(position.filter(|position| lower.inode(position).is_some()));
+                    (marker, position.filter(|position| lower.inode(position).is_some()))
                 }
-                Change::Opaque => hidden.opaque.extend(others.reach(lower, path, landed)),
-                Change::Upsert { .. } => {}
-            }
+                Change::Opaque => (Marker::Opaque(path), others.reach(lower, Marker::Opaque(path), path, landed)),
+                Change::Upsert { .. } => continue,
+            };
+            hidden.extend(position.map(|position| (marker, position)));
         }
-        hidden
+        Self(hidden)
     }
 
     /// The directory of the lower tree to which a marker's parents lead. No symlink is followed at whose place the layer has an
-    /// entry or a whiteout of its own, and nothing that stands below another marker.
-    fn reach(&self, lower: &Tree, directory: &EntryPath, landed: &BTreeSet<EntryPath>) -> Option<EntryPath> {
+    /// entry or another whiteout of its own, nor one that stands below another marker.
+    fn reach(&self, lower: &Tree, marker: Marker<'_>, directory: &EntryPath, landed: &BTreeSet<EntryPath>) -> Option<EntryPath> {
         let mut here = EntryPath::ROOT;
         let mut rest: VecDeque<Vec<u8>> = directory.components().map(<[u8]>::to_vec).collect();
         let mut hops = 0;
@@ -49,7 +53,7 @@ impl Hidden {
             let next = join(&here, &component);
             match &lower.inode(&next)?.kind {
                 Kind::Directory => here = next,
-                Kind::Symlink(target) if !landed.contains(&next) && !self.covers(&next) && hops < HOPS => {
+                Kind::Symlink(target) if !landed.contains(&next) && !self.covers(&next, marker) && hops < HOPS => {
                     hops += 1;
                     here = start(&here, target);
                     for component in components(target).into_iter().rev() {
@@ -62,17 +66,23 @@ impl Hidden {
         Some(here)
     }
 
-    /// Whether a path of the lower tree is hidden.
-    fn covers(&self, path: &EntryPath) -> bool {
-        self.whiteouts.iter().any(|hidden| path.starts_with(hidden))
-            || self.opaque.iter().any(|directory| path != directory && path.starts_with(directory))
+    /// Whether a marker other than this one hides a path of the lower tree.
+    fn covers(&self, path: &EntryPath, but: Marker<'_>) -> bool {
+        self.0.iter().filter(|(marker, _)| **marker != but).any(|(marker, hidden)| match marker {
+            Marker::Whiteout(_) => path.starts_with(hidden),
+            Marker::Opaque(_) => path != hidden && path.starts_with(hidden),
+        })
     }
 
     /// The lower tree without what is hidden.
     pub(super) fn applied_to(&self, lower: &Tree) -> Tree {
         let mut tree = lower.clone();
-        self.whiteouts.iter().for_each(|path| tree.remove(path));
-        self.opaque.iter().for_each(|path| tree.remove_below(path));
+        for (marker, hidden) in &self.0 {
+            match marker {
+                Marker::Whiteout(_) => tree.remove(hidden),
+                Marker::Opaque(_) => tree.remove_below(hidden),
+            }
+        }
         tree
     }
 }

@@ -1,0 +1,164 @@
+//! What applying a layer asked of the parent, and what the parent says to such questions.
+//!
+//! Answers are always those of the parent as it stands, before any marker of the layer acts: [`answer`] must give the same ones for the
+//! same parent later.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Bound;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::metadata;
+use crate::digest::{Algorithm, Hasher};
+use crate::error::{Error, Result};
+use crate::path::EntryPath;
+use crate::sys::{FileType, Root, inode};
+use crate::tree::{Answer, Detail, Fact, Question};
+
+/// What a parent says to questions, in their order. `lower` is the parent's tree as a container sees it; `None` where there is none.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn answer(lower: Option<&Root>, questions: &[Question]) -> Result<Vec<Answer>> {
+    questions.iter().map(|question| answer_one(lower, &question.path, question.detail)).collect()
+}
+
+pub(super) fn answer_one(lower: Option<&Root>, path: &EntryPath, detail: Detail) -> Result<Answer> {
+    let Some(held) = lower.map(|lower| lower.literal(path)).transpose()?.flatten() else { return Ok(Answer::Absent) };
+    let stat = inode::stat(&held)?;
+    Ok(match stat.file_type {
+        FileType::Directory if detail == Detail::Kind => Answer::Directory(None),
+        FileType::Directory => Answer::Directory(Some(Box::new(metadata::read(&held)?))),
+        FileType::Symlink if detail != Detail::Content => Answer::Symlink(inode::readlink(&held)?),
+        _ if detail == Detail::Content => Answer::Other(Some(digest(held, &stat)?)),
+        _ => Answer::Other(None),
+    })
+}
+
+/// A digest of everything that a link into the parent takes over.
+fn digest(held: OwnedFd, stat: &inode::Stat) -> Result<crate::digest::Digest> {
+    let attributes = metadata::read(&held)?;
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_be_bytes());
+        hasher.update(bytes);
+    };
+    let node =
+        (stat.file_type.as_raw_mode(), attributes.mode, attributes.uid, attributes.gid, attributes.mtime, stat.rdev, stat.size);
+    field(format!("{node:?}").as_bytes());
+    for (name, value) in &attributes.xattrs {
+        field(name);
+        field(value);
+    }
+    if stat.is_symlink() {
+        field(&inode::readlink(&held)?);
+    } else if stat.is_file() {
+        let mut file = File::from(inode::reopen(held)?);
+        std::io::copy(&mut file, &mut Sink(&mut hasher))
+            .map_err(|error| Error::io("read", error).at(crate::sys::describe(file.as_fd(), b"")))?;
+    }
+    Ok(hasher.finish())
+}
+
+struct Sink<'a>(&'a mut Hasher);
+
+impl std::io::Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Questions with their answers, each path once, in as much detail as was ever asked.
+#[derive(Debug, Default)]
+pub(super) struct Facts(BTreeMap<EntryPath, (Detail, Answer)>);
+
+impl Facts {
+    pub(super) fn record(&mut self, path: EntryPath, detail: Detail, answer: Answer) {
+        match self.0.get_mut(&path) {
+            Some(known) if known.0 >= detail => {}
+            Some(known) => *known = (detail, answer),
+            None => {
+                self.0.insert(path, (detail, answer));
+            }
+        }
+    }
+
+    /// Whether something that is there was used at this path.
+    pub(super) fn used(&self, path: &EntryPath) -> bool {
+        self.0.get(path).is_some_and(|(_, answer)| *answer != Answer::Absent)
+    }
+
+    /// Whether something that is there was used below this path.
+    pub(super) fn used_below(&self, path: &EntryPath) -> bool {
+        // What lies below `a` is all that begins with `a/`, and `a0` is the first name after that.
+        let Ok(first) = path.join("\u{1}") else { return false };
+        self.0
+            .range::<EntryPath, _>((Bound::Included(&first), Bound::Unbounded))
+            .take_while(|(found, _)| found.starts_with(path))
+            .any(|(_, (_, answer))| *answer != Answer::Absent)
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (path, (detail, answer)) in other.0 {
+            self.record(path, detail, answer);
+        }
+    }
+
+    /// Sorted by question. That `a` is a directory goes without saying where something was found below it.
+    pub(super) fn finish(self) -> Vec<Fact> {
+        let implied: Vec<bool> = self
+            .0
+            .iter()
+            .map(|(path, (_, answer))| path.is_root() || (*answer == Answer::Directory(None) && self.used_below(path)))
+            .collect();
+        self.0
+            .into_iter()
+            .zip(implied)
+            .filter(|(_, implied)| !implied)
+            .map(|((path, (detail, answer)), _)| Fact { question: Question { path, detail }, answer })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_lies_below_is_told_from_neighbours() {
+        let mut facts = Facts::default();
+        facts.record(path("a-b"), Detail::Kind, Answer::Other(None));
+        facts.record(path("a/x"), Detail::Kind, Answer::Absent);
+        facts.record(path("a0"), Detail::Kind, Answer::Other(None));
+        assert!(!facts.used_below(&path("a")) && !facts.used(&path("a/x")) && facts.used(&path("a0")));
+        assert!(facts.used_below(&EntryPath::ROOT));
+        facts.record(path("a/y"), Detail::Kind, Answer::Other(None));
+        assert!(facts.used_below(&path("a")));
+    }
+
+    #[test]
+    fn each_path_is_kept_once_and_ancestors_go_without_saying() {
+        let mut facts = Facts::default();
+        for (name, detail, answer) in [
+            ("a", Detail::Kind, Answer::Directory(None)),
+            ("a/b", Detail::Kind, Answer::Symlink(b"c".to_vec())),
+            ("e", Detail::Kind, Answer::Directory(None)),
+            ("e/f", Detail::Kind, Answer::Absent),
+            ("a/b", Detail::Content, Answer::Other(None)),
+            ("a/b", Detail::Kind, Answer::Symlink(b"c".to_vec())),
+        ] {
+            facts.record(path(name), detail, answer);
+        }
+        let kept: Vec<_> = facts.finish().into_iter().map(|fact| (fact.question.path, fact.question.detail)).collect();
+        assert_eq!(kept, [(path("a/b"), Detail::Content), (path("e"), Detail::Kind), (path("e/f"), Detail::Kind)]);
+    }
+}

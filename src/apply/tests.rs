@@ -1,0 +1,6 @@
+//! The tree rule, in both forms, against the model in `testing` and against trees written out.
+
+mod confinement;
+mod metadata;
+mod rules;
+mod stack;

@@ -1,0 +1,191 @@
+//! Layers applied one on the other to real directories, in one form or the other.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::MountAttrFlags;
+
+use crate::apply::{Form, Place, answer, apply};
+use crate::entry::{Attributes, EntryStream};
+use crate::error::{ErrorKind, Result};
+use crate::progress::{Context, Report};
+use crate::sys::mount::{Api, FsContext};
+use crate::sys::{Dir, Root, inode, xattr};
+use crate::testing::model::fold;
+use crate::testing::{Layer, Tree};
+use crate::tree::{Applied, Ids};
+use crate::whiteout::overlay::Style;
+
+pub(super) const OVERLAY: Form = Form::Overlay { style: Style::Trusted, escapes: true };
+pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
+
+/// Whether layers with any owner can be applied and mounted here; says so where not.
+pub(super) fn runs(test: &str) -> bool {
+    let root = inode::may_give_away() && FsContext::open("overlay", Api::Descriptors).is_ok();
+    if !root {
+        crate::sys::skip_test(test, "needs root and overlayfs");
+    }
+    root
+}
+
+/// Trees on a disk, bottom first.
+pub(super) struct Stack {
+    temp: tempfile::TempDir,
+    form: Form,
+    chain: Vec<PathBuf>,
+    root: Attributes,
+    made: usize,
+}
+
+impl Stack {
+    pub(super) fn new(form: Form) -> Self {
+        Self { temp: tempfile::tempdir().unwrap(), form, chain: Vec::new(), root: Attributes::implied(), made: 0 }
+    }
+
+    fn new_dir(&mut self, what: &str) -> PathBuf {
+        self.made += 1;
+        let path = self.temp.path().join(format!("{}-{what}", self.made));
+        std::fs::create_dir(&path).unwrap();
+        path
+    }
+
+    /// The tree of the topmost layer alone.
+    pub(super) fn top(&self) -> &Path {
+        self.chain.last().unwrap()
+    }
+
+    pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
+        self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied)
+    }
+
+    pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
+        let lower = (!self.chain.is_empty()).then(|| self.view());
+        let lower = lower.map(|view| Root::from_fd(view.0));
+        let form = self.form;
+        let mut tree = PathBuf::new();
+        let mut fresh = || {
+            tree = self.new_dir("tree");
+            let scratch = self.new_dir("scratch");
+            if let (Form::Plain { .. }, Some(parent)) = (form, self.chain.last()) {
+                let done = std::process::Command::new("cp").arg("-a").arg(parent.join(".")).arg(&tree).status().unwrap();
+                assert!(done.success());
+            }
+            Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
+        };
+        let cx = Context::default();
+        let applied = apply(&mut fresh, lower.as_ref(), form, layer, ids, &cx)?;
+        let (questions, answers): (Vec<_>, Vec<_>) =
+            applied.facts.iter().map(|fact| (fact.question.clone(), fact.answer.clone())).unzip();
+        assert_eq!(answer(lower.as_ref(), &questions).unwrap(), answers, "the same parent answers the same");
+        assert!(questions.is_sorted());
+        if let Form::Overlay { .. } = self.form {
+            let nothing = std::fs::read_dir(&tree).unwrap().next().is_none();
+            assert_eq!(applied.empty, nothing && !applied.cut);
+            if applied.cut {
+                self.chain.clear();
+            }
+        }
+        self.root = applied.root.clone().unwrap_or(self.root.clone());
+        set_root(&Dir::open(&tree).unwrap(), &self.root);
+        self.chain.push(tree);
+        Ok((applied, cx.take_report()))
+    }
+
+    /// The merged tree.
+    pub(super) fn view(&self) -> View {
+        match self.form {
+            Form::Plain { .. } => View(Dir::open(self.top()).unwrap().into()),
+            Form::Overlay { .. } => {
+                let directory = Dir::open(self.temp.path()).unwrap();
+                let api = Api::probe(&directory);
+                let fs = FsContext::open("overlay", api).unwrap();
+                let empty = self.temp.path().join("empty");
+                let _ = std::fs::create_dir(&empty);
+                for lower in self.chain.iter().rev().chain([&empty]) {
+                    let lower = Dir::open(lower).unwrap();
+                    fs.set_directory("lowerdir+", std::os::fd::AsFd::as_fd(&lower)).unwrap();
+                }
+                for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
+                    fs.set_string(key, value).unwrap();
+                }
+                View(fs.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).unwrap())
+            }
+        }
+    }
+
+    pub(super) fn read(&self) -> Tree {
+        self.view().read()
+    }
+}
+
+/// A tree to look at.
+pub(super) struct View(OwnedFd);
+
+impl View {
+    pub(super) fn read(&self) -> Tree {
+        Tree::read(format!("/proc/self/fd/{}", self.0.as_raw_fd())).unwrap()
+    }
+}
+
+/// What a backend does with the root's attributes.
+fn set_root(dir: &Dir, attributes: &Attributes) {
+    for name in xattr::list(dir).unwrap() {
+        xattr::remove(dir, &name).unwrap();
+    }
+    inode::set_owner(dir, attributes.uid, attributes.gid).unwrap();
+    inode::set_mode(dir, attributes.mode).unwrap();
+    for (name, value) in &attributes.xattrs {
+        xattr::set(dir, name, value).unwrap();
+    }
+    inode::set_times(dir, attributes.mtime, attributes.mtime).unwrap();
+}
+
+/// What the layers make in one form, or the kind of the error.
+pub(super) fn build(form: Form, layers: &[Layer]) -> Result<Tree> {
+    let mut stack = Stack::new(form);
+    for layer in layers {
+        stack.apply(layer)?;
+    }
+    Ok(if layers.is_empty() { Tree::new() } else { stack.read() })
+}
+
+/// Checks the layers in both forms against the model.
+pub(super) fn check(layers: &[Layer]) -> std::result::Result<(), String> {
+    let expected = fold(layers);
+    for form in [OVERLAY, PLAIN] {
+        match (&expected, build(form, layers)) {
+            (Ok(expected), Ok(found)) => {
+                let difference = expected.difference(&found);
+                if !difference.is_empty() {
+                    return Err(format!("{form:?}\n{}\n{layers:#?}", difference.join("\n")));
+                }
+            }
+            (Err(_), Err(error)) if error.kind() == ErrorKind::InvalidLayer => {}
+            (Ok(_), Err(error)) => return Err(format!("{form:?}: {error} ({:?})\n{layers:#?}", std::error::Error::source(&error))),
+            (Err(invalid), Ok(_)) => return Err(format!("{form:?}: was applied, though {invalid}\n{layers:#?}")),
+            (Err(invalid), Err(error)) => return Err(format!("{form:?}: {error}, though {invalid}\n{layers:#?}")),
+        }
+    }
+    Ok(())
+}
+
+/// Both forms and the model make this tree of the layers.
+#[track_caller]
+pub(super) fn gives(layers: &[Layer], tree: &Tree) {
+    match fold(layers) {
+        Ok(model) => assert_eq!(tree.difference(&model), [""; 0], "the model differs"),
+        Err(invalid) => panic!("{invalid}"),
+    }
+    if let Err(text) = check(layers) {
+        panic!("{text}");
+    }
+}
+
+/// Both forms and the model refuse the last layer.
+#[track_caller]
+pub(super) fn refuses(layers: &[Layer]) {
+    assert!(fold(layers).is_err());
+    if let Err(text) = check(layers) {
+        panic!("{text}");
+    }
+}

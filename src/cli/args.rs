@@ -1,0 +1,339 @@
+//! What can be said on the command line, as clap reads it, with an example per command.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Image-layer storage: OCI layers in, mounted root file systems out, changes back as layers.
+#[derive(Debug, Parser)]
+#[command(name = "plywood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Where a KEY, NAME or PARENT is asked for: an exact key or name, then an image's reference, then the beginning of a chain id
+(4 digits or more).
+
+Example:
+  skopeo copy -q docker://alpine docker-archive:/dev/stdout | plywood import - --ref alpine
+  plywood prepare box alpine --mount /mnt")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Before or after the command.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Global {
+    /// The store's directory [default: /var/lib/plywood for root, $XDG_DATA_HOME/plywood for others]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) root: Option<PathBuf>,
+    /// How trees are kept and stacked; fixed when the store is made
+    #[arg(long, global = true, value_name = "BACKEND", default_value = "auto")]
+    pub(super) backend: BackendName,
+    /// One JSON document on standard output; an error as one JSON object on standard error
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// No progress, no remarks
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Say what is done; twice: say all
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum BackendName {
+    /// What works best here
+    Auto,
+    /// The kernel's overlayfs
+    Overlay,
+    /// A full copy of the parent, sharing blocks where the file system can
+    Copy,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Import an image: an OCI layout (directory or tar) or a `docker save` archive; prints its chain id
+    Import(Import),
+    /// Single layers
+    #[command(subcommand_required = true)]
+    Layer {
+        #[command(subcommand)]
+        command: LayerCommand,
+    },
+    /// List the images
+    #[command(after_help = "Example:\n  plywood images --json")]
+    Images,
+    /// One image
+    #[command(subcommand_required = true)]
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Remove references (as `image rm`)
+    #[command(after_help = "Example:\n  plywood rmi alpine")]
+    Rmi {
+        /// References of images
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<String>,
+    },
+    /// Show all snapshots as a tree
+    #[command(after_help = "Example:\n  plywood snapshots")]
+    Snapshots,
+    /// What is known of a snapshot
+    #[command(after_help = "Example:\n  plywood stat box")]
+    Stat {
+        /// Key or name
+        key: String,
+    },
+    /// What a snapshot alone takes: inodes and bytes
+    #[command(after_help = "Example:\n  plywood usage box")]
+    Usage {
+        /// Key or name
+        key: String,
+    },
+    /// Set labels of a snapshot; an empty VALUE removes the label
+    #[command(after_help = "Example:\n  plywood label box owner=ci stage=")]
+    Label {
+        /// Key or name
+        key: String,
+        /// Labels
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        labels: Vec<String>,
+    },
+    /// Make a writable snapshot; prints its key
+    #[command(after_help = "Example:\n  plywood prepare box alpine --mount /mnt")]
+    Prepare(Prepare),
+    /// Make a read-only snapshot; prints its key
+    #[command(after_help = "Example:\n  plywood view look alpine --mount /mnt")]
+    View(Prepare),
+    /// Freeze a writable snapshot under a name; prints the name
+    #[command(after_help = "Example:\n  plywood commit box-1 box")]
+    Commit {
+        /// The new name
+        name: String,
+        /// The snapshot's key, which is free afterwards
+        key: String,
+    },
+    /// Remove snapshots
+    #[command(after_help = "Example:\n  plywood remove box")]
+    Remove {
+        /// Keys or names
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
+    /// Show what a runtime would mount for a snapshot
+    #[command(after_help = "Example:\n  plywood mounts box --json")]
+    Mounts {
+        /// The snapshot's key
+        key: String,
+    },
+    /// Mount a snapshot at a directory
+    #[command(after_help = "Example:\n  plywood mount box /mnt")]
+    Mount {
+        /// The snapshot's key
+        key: String,
+        /// An existing directory
+        #[arg(value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+    },
+    /// Unmount a directory
+    #[command(after_help = "Example:\n  plywood umount /mnt")]
+    Umount {
+        /// Where the snapshot is mounted
+        #[arg(value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+    },
+    /// List what a snapshot changes in its parent: A (added), C (changed), D (deleted)
+    #[command(after_help = "Example:\n  plywood changes box")]
+    Changes {
+        /// Key or name
+        key: String,
+    },
+    /// Write what a snapshot changes in its parent as a layer
+    Diff(Diff),
+    /// Write an image, or a snapshot as an image, to an OCI image layout
+    Export(Export),
+    /// Delete what nothing reaches
+    #[command(after_help = "Example:\n  plywood gc")]
+    Gc,
+    /// Run a command (default: your shell) in the user and mount namespace where an ordinary user can mount
+    #[command(after_help = "Example:\n  plywood unshare sh -c 'plywood mount box /mnt && ls /mnt'")]
+    Unshare {
+        /// Command and arguments
+        #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
+        command: Vec<OsString>,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  plywood completion bash > /etc/bash_completion.d/plywood")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// What this kernel, file system and user can do, what each missing thing costs, and how to mend it
+    #[command(after_help = "Example:\n  plywood doctor --root /srv/plywood")]
+    Doctor,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LayerCommand {
+    /// Import one layer onto a committed parent, or onto nothing; prints its name, the chain id
+    Import(LayerImport),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// Show an image: platform, config, layers
+    #[command(after_help = "Example:\n  plywood image inspect alpine --json")]
+    Inspect {
+        /// The image's reference
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+    /// Give an image one more reference
+    #[command(after_help = "Example:\n  plywood image tag alpine alpine:tested")]
+    Tag {
+        /// The image's reference
+        #[arg(value_name = "REF")]
+        source: String,
+        /// The new reference
+        #[arg(value_name = "NEW")]
+        reference: String,
+    },
+    /// Remove references; `gc` deletes what nothing reaches then
+    #[command(after_help = "Example:\n  plywood image rm alpine")]
+    Rm {
+        /// References of images
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  skopeo copy -q docker://alpine docker-archive:/dev/stdout | plywood import - --ref alpine")]
+pub(super) struct Import {
+    /// A directory, a tar, or `-` for a tar on standard input
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(super) source: String,
+    /// The reference to keep it under [default: what the source calls it]
+    #[arg(long = "ref", value_name = "NAME")]
+    pub(super) reference: Option<String>,
+    /// Which of several platforms: os/arch[/variant] [default: the host's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
+    /// What becomes of owners that this user's ids cannot express
+    #[arg(long, value_name = "IDS", default_value = "exact")]
+    pub(super) ids: IdsName,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine")]
+pub(super) struct LayerImport {
+    /// The layer: a tar, plain or compressed with gzip or zstd; `-` for standard input
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) tar: PathBuf,
+    /// The committed snapshot below it [default: nothing]
+    #[arg(long, value_name = "NAME")]
+    pub(super) parent: Option<String>,
+    /// The digest that the uncompressed tar must have
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) diff_id: Option<String>,
+    /// Fail where something would be left out
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// What becomes of owners that this user's ids cannot express
+    #[arg(long, value_name = "IDS", default_value = "exact")]
+    pub(super) ids: IdsName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum IdsName {
+    /// An error
+    Exact,
+    /// They become root's, and are reported
+    Squash,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Prepare {
+    /// The new key
+    pub(super) key: String,
+    /// The committed snapshot below it [default: nothing]
+    pub(super) parent: Option<String>,
+    /// Mount it there as well
+    #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]
+    pub(super) mount: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  plywood diff box --compression zstd -o changes.tar.zst")]
+pub(super) struct Diff {
+    /// Key or name
+    pub(super) key: String,
+    /// The file to write [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) output: Option<PathBuf>,
+    /// How to compress it
+    #[arg(long, value_name = "ALGORITHM", default_value = "none")]
+    pub(super) compression: CompressionName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompressionName {
+    /// A plain tar
+    None,
+    /// gzip
+    Gzip,
+    /// Zstandard
+    Zstd,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  plywood export box-1 ./layout --ref box:1")]
+pub(super) struct Export {
+    /// A committed snapshot or an image's reference
+    #[arg(value_name = "NAME|REF")]
+    pub(super) source: String,
+    /// The layout's directory; made where it is missing, added to where it is a layout
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) dir: PathBuf,
+    /// What the layout calls it [default: the reference it is kept under]
+    #[arg(long = "ref", value_name = "NAME")]
+    pub(super) reference: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_make_sense_to_clap() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn look(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(look);
+            } else {
+                assert!(
+                    help.contains(&format!("{}", command.get_name())) && help.contains("Example"),
+                    "{}: {help}",
+                    command.get_name()
+                );
+            }
+        }
+        look(&Cli::command());
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for arguments in [["plywood", "--json", "images"], ["plywood", "images", "--json"]] {
+            assert!(Cli::try_parse_from(arguments).unwrap().global.json);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Images and layers: in, out, and by which references.
+
+use std::fs::File;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::args::{Export, Import, LayerImport};
+use super::output::{self, Failure};
+use super::session::{Session, source_date_epoch};
+use crate::entry::Timestamp;
+use crate::error::Error;
+use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
+
+/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]]`
+pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Failure> {
+    let source = match arguments.source.as_str() {
+        "-" => ImageSource::reader(std::io::stdin()),
+        text => ImageSource::parse(text)?,
+    };
+    let platform = arguments.platform.map(|text| text.parse::<Platform>()).transpose()?;
+    let options = ImportOptions { reference: arguments.reference, platform };
+    let (imported, _) = session.run("importing", None, |cx| session.store.import(source, &options, cx))?;
+    session.output.report(&imported.report);
+    let image = &imported.image;
+    let chain_id = image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+    session.output.remark(format!(
+        "plywood: {} for {}, {} layers, {} of them unpacked now",
+        imported.references.join(", "),
+        image.platform,
+        image.layers.len(),
+        imported.unpacked
+    ));
+    let document = json!({
+        "references": imported.references,
+        "chain_id": image.chain_id,
+        "platform": image.platform,
+        "manifest": image.manifest,
+        "layers": image.layers,
+        "unpacked": imported.unpacked,
+        "report": imported.report,
+    });
+    session.output.result(&document, format!("{chain_id}\n"))
+}
+
+/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict]`
+pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Result<(), Failure> {
+    let store = &session.store;
+    let parent = arguments.parent.map(|parent| store.resolve(&parent)).transpose()?;
+    let options = ImportLayerOptions {
+        parent: parent.map(|name| name.as_str().to_owned()),
+        diff_id: arguments.diff_id.map(|digest| digest.parse()).transpose()?,
+        ..Default::default()
+    };
+    let (source, size) = if arguments.tar == Path::new("-") {
+        (LayerSource::reader(std::io::stdin()), None)
+    } else {
+        let fail = |error| Error::io("open", error).at(&arguments.tar);
+        let file = File::open(&arguments.tar).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        (LayerSource::reader(file), Some(size))
+    };
+    let (layer, _) = session.watched("importing", size, arguments.strict, |cx| store.import_layer(source, &options, cx))?;
+    session.output.report(&layer.report);
+    let document = json!({
+        "chain_id": layer.chain_id,
+        "diff_id": layer.diff_id,
+        "parent": options.parent,
+        "existed": layer.existed,
+        "report": layer.report,
+    });
+    session.output.result(&document, format!("{}\n", layer.chain_id))
+}
+
+/// `images`
+pub(super) fn list(session: &Session<'_>) -> Result<(), Failure> {
+    let images = session.store.images()?;
+    let rows: Vec<Vec<String>> = images
+        .iter()
+        .map(|image| {
+            let stored: u64 = image.layers.iter().map(|layer| layer.descriptor.size).sum();
+            vec![
+                image.reference.clone(),
+                image.platform.to_string(),
+                image.layers.len().to_string(),
+                output::size(stored),
+                image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            ]
+        })
+        .collect();
+    session.output.result(&images, output::table(&["REFERENCE", "PLATFORM", "LAYERS", "SIZE", "CHAIN ID"], &rows))
+}
+
+/// `image inspect REF`
+pub(super) fn inspect(session: &Session<'_>, reference: &str) -> Result<(), Failure> {
+    let image = session.store.image(reference)?;
+    session.output.result(&image, card(&image))
+}
+
+fn card(image: &Image) -> String {
+    let config = &image.config;
+    let list = |words: &[String]| if words.is_empty() { "-".to_owned() } else { format!("{words:?}") };
+    let word = |text: &str| if text.is_empty() { "-".to_owned() } else { text.escape_debug().to_string() };
+    let mut rows = vec![
+        vec!["reference".to_owned(), image.reference.clone()],
+        vec!["platform".to_owned(), image.platform.to_string()],
+        vec!["manifest".to_owned(), image.manifest.digest.to_string()],
+        vec!["chain id".to_owned(), image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)],
+        vec!["created".to_owned(), word(config.created().unwrap_or_default())],
+        vec!["entrypoint".to_owned(), list(config.entrypoint())],
+        vec!["cmd".to_owned(), list(config.cmd())],
+        vec!["user".to_owned(), word(config.user())],
+        vec!["workdir".to_owned(), word(config.working_dir())],
+    ];
+    rows.extend(config.env().iter().map(|variable| vec!["env".to_owned(), word(variable)]));
+    rows.extend(config.labels().map(|(name, value)| vec!["label".to_owned(), word(&format!("{name}={value}"))]));
+    rows.extend(
+        image
+            .layers
+            .iter()
+            .map(|layer| vec!["layer".to_owned(), format!("{}  {}", layer.descriptor.digest, output::size(layer.descriptor.size))]),
+    );
+    output::rows(&rows)
+}
+
+/// `image tag REF NEW`
+pub(super) fn tag(session: &Session<'_>, source: &str, reference: &str) -> Result<(), Failure> {
+    session.store.tag(source, reference)?;
+    let image = session.store.image(reference)?;
+    session.output.result(&image, format!("{}\n", image.reference))
+}
+
+/// `image rm REF…`, `rmi REF…`
+pub(super) fn remove(session: &Session<'_>, references: &[String]) -> Result<(), Failure> {
+    for reference in references {
+        session.store.untag(reference)?;
+    }
+    session.output.result(&json!({ "removed": references }), "")
+}
+
+/// `export NAME|REF DIR [--ref NAME]`
+pub(super) fn export(session: &Session<'_>, arguments: Export) -> Result<(), Failure> {
+    let mut options = ExportOptions { reference: arguments.reference, ..Default::default() };
+    if let Some(seconds) = source_date_epoch()? {
+        options.created = Some(Timestamp::from_seconds(seconds));
+        options.clamp_mtime = Some(seconds);
+    }
+    let store = &session.store;
+    let (exported, _) = session.run("exporting", None, |cx| store.export(&arguments.source, &arguments.dir, &options, cx))?;
+    session.output.report(&exported.report);
+    let document = json!({
+        "reference": exported.reference,
+        "manifest": exported.manifest,
+        "config": exported.config,
+        "layers": exported.layers,
+        "report": exported.report,
+    });
+    session.output.result(&document, format!("{}\n", exported.manifest.digest))
+}

@@ -1,0 +1,40 @@
+//! What a runtime would mount, and mounting it here.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::output::{Failure, Output};
+use super::session::Session;
+use crate::error::Result;
+use crate::mount::{self, Mount};
+
+/// `mounts KEY`: the command line of mount(8), or the mount as data for an OCI runtime and for mount(2).
+pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
+    let mount = session.store.mounts(session.store.resolve(key)?.as_str())?;
+    let options = mount.options()?;
+    let source = mount.source();
+    let document = json!([{ "type": mount.fstype(), "source": source.to_string_lossy(), "options": options }]);
+    // The command's options are one word; paths in them are escaped for overlayfs already.
+    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), options.join(","), source.display());
+    session.output.result(&document, line)
+}
+
+/// `mount KEY TARGET`
+pub(super) fn mount(session: &Session<'_>, key: &str, target: &Path) -> Result<(), Failure> {
+    let name = session.store.resolve(key)?;
+    attach(session.store.mounts(name.as_str())?, target)?;
+    session.output.result(&json!({ "key": name, "mounted": target.to_string_lossy() }), "")
+}
+
+/// Attaches it to a directory, where it stays.
+pub(super) fn attach(mount: Mount, target: &Path) -> Result<()> {
+    mount.attach(target)?.leave();
+    Ok(())
+}
+
+/// `umount TARGET`
+pub(super) fn umount(target: &Path, output: &Output) -> Result<(), Failure> {
+    mount::unmount(target)?;
+    output.result(&json!({ "unmounted": target.to_string_lossy() }), "")
+}

@@ -1,0 +1,70 @@
+//! Watches an operation for the command: a bar on a terminal, and Ctrl-C.
+//!
+//! SIGINT and SIGTERM are blocked and taken by a thread: the first asks the operation to stop (it leaves nothing behind), the second
+//! ends the process at once, which a store survives as it survives a power cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::progress::Progress;
+
+/// A bar, or nothing, and whether somebody wants the operation to end.
+#[derive(Debug)]
+pub(super) struct Watch {
+    bar: ProgressBar,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Watches an operation that is called `what`, which reads `total` bytes where that is known.
+    pub(super) fn new(what: &str, total: Option<u64>, visible: bool) -> Self {
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let template = match total {
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            None => "{msg} {spinner} {bytes} {bytes_per_sec}",
+        };
+        let bar = ProgressBar::with_draw_target(total, target).with_message(what.to_owned());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        if visible {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        Self { bar, interrupted: take_signals() }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Watch {
+    fn bytes(&self, count: u64) {
+        self.bar.inc(count);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+fn take_signals() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    if signals.thread_block().is_ok() {
+        let seen = Arc::clone(&interrupted);
+        std::thread::spawn(move || {
+            while let Ok(signal) = signals.wait() {
+                if seen.swap(true, Ordering::Relaxed) {
+                    std::process::exit(128 + signal as i32);
+                }
+            }
+        });
+    }
+    interrupted
+}

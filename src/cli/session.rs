@@ -1,0 +1,82 @@
+//! One opened store, and how its long operations are watched.
+
+use std::path::PathBuf;
+
+use super::args::{BackendName, Global, IdsName};
+use super::output::{Failure, Output};
+use super::progress::Watch;
+use super::unshare;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{Context, Report};
+use crate::store::{BackendChoice, Store, StoreOptions};
+use crate::tree::Ids;
+
+/// The store that a command works on.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    pub(super) store: Store,
+    pub(super) output: &'a Output,
+}
+
+impl<'a> Session<'a> {
+    /// Opens the store that the global options name; makes it where it is missing.
+    pub(super) fn open(global: &Global, ids: IdsName, output: &'a Output) -> Result<Self> {
+        let root = unshare::store_root(global)?;
+        let backend = match global.backend {
+            BackendName::Auto => BackendChoice::Auto,
+            BackendName::Overlay => BackendChoice::Overlay,
+            BackendName::Copy => BackendChoice::Copy,
+        };
+        let ids = match ids {
+            IdsName::Exact => Ids::Exact,
+            IdsName::Squash => Ids::Squash,
+        };
+        let store = Store::open_with(&StoreOptions::new(root).backend(backend).ids(ids))?;
+        tracing::debug!(store = %store.root().display(), backend = store.backend().name(), reason = store.backend_reason(), "opened");
+        Ok(Self { store, output })
+    }
+
+    /// Runs a long operation, with a bar where somebody looks at one. What it skipped goes to standard error, and back for the JSON.
+    pub(super) fn run<T>(
+        &self,
+        what: &str,
+        total: Option<u64>,
+        operation: impl FnOnce(&Context<'_>) -> Result<T>,
+    ) -> Result<(T, Report), Failure> {
+        self.watched(what, total, false, operation)
+    }
+
+    /// The same, where `strict` makes each skip an error.
+    pub(super) fn watched<T>(
+        &self,
+        what: &str,
+        total: Option<u64>,
+        strict: bool,
+        operation: impl FnOnce(&Context<'_>) -> Result<T>,
+    ) -> Result<(T, Report), Failure> {
+        let watch = Watch::new(what, total, self.output.shows_progress());
+        let context = Context::new(&watch);
+        let context = if strict { context.strict() } else { context };
+        let outcome = operation(&context);
+        let report = context.take_report();
+        drop(context);
+        watch.finish();
+        let value = outcome?;
+        self.output.report(&report);
+        Ok((value, report))
+    }
+}
+
+/// `SOURCE_DATE_EPOCH` (reproducible-builds.org): seconds since 1970 that no time in an output may exceed.
+pub(super) fn source_date_epoch() -> Result<Option<i64>> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds >= 0);
+    seconds.map(Some).ok_or_else(|| {
+        let shown: PathBuf = text.into();
+        Error::new(ErrorKind::InvalidArgument, "read SOURCE_DATE_EPOCH")
+            .at(shown)
+            .because("it must be a number of seconds since 1970")
+    })
+}

@@ -1,0 +1,77 @@
+use super::*;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+fn locks(directory: &tempfile::TempDir) -> Locks {
+    Locks::new(Dir::open(directory.path()).unwrap())
+}
+
+#[test]
+fn a_lock_keeps_others_out_and_its_file_goes_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let locks = locks(&directory);
+    let held = locks.wait(Subject::Collection).unwrap();
+    assert!(locks.attempt(Subject::Collection).unwrap().is_none());
+    assert!(locks.attempt(Subject::Lease(1)).unwrap().is_some(), "another subject is another lock");
+    drop(held);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    assert!(locks.attempt(Subject::Collection).unwrap().is_some());
+}
+
+#[test]
+fn one_of_many_is_inside_at_any_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let inside = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let locks = locks(&directory);
+                for _ in 0..200 {
+                    let held = locks.wait(Subject::Tree(TreeId(7))).unwrap();
+                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    drop(held);
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// Run by the test below in a process of its own, which is killed while it holds the lock.
+#[test]
+#[ignore = "the other half of killing_the_holder_frees_the_lock"]
+fn hold_until_killed() {
+    let Some(directory) = std::env::var_os("PLYWOOD_TEST_LOCKS") else { return };
+    let _held = Locks::new(Dir::open(directory).unwrap()).wait(Subject::Lease(1)).unwrap();
+    println!("held");
+    std::thread::park();
+}
+
+#[test]
+fn killing_the_holder_frees_the_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lock::tests::hold_until_killed", "--ignored", "--nocapture"])
+        .env("PLYWOOD_TEST_LOCKS", directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("held")), "the holder has the lock");
+    assert!(locks(&directory).attempt(Subject::Lease(1)).unwrap().is_none());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let held = locks(&directory).attempt(Subject::Lease(1)).unwrap().expect("a dead process holds nothing");
+    assert!(held.is_ours());
+}
+
+#[test]
+fn no_descriptor_is_inherited_by_a_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let locks = locks(&directory);
+    let _held = locks.wait(Subject::Lease(1)).unwrap();
+    let open = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+    let open = String::from_utf8_lossy(&open.stdout).into_owned();
+    assert!(!open.contains(directory.path().to_str().unwrap()), "{open}");
+}

@@ -1,0 +1,85 @@
+//! `commit`: an Active snapshot becomes a Committed one.
+//!
+//! The tree is frozen and made durable first, under a lock of its own, so that two processes do not freeze it at once; then one
+//! transaction turns the row. A crash between the two leaves the Active snapshot as it was: freezing can be done again.
+
+use super::{Store, no_snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Subject;
+use crate::metadata::SnapshotRow;
+use crate::snapshot::{Info, Key, Kind, Labels, Name};
+
+/// How [`Store::commit`] makes a Committed snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommitOptions {
+    /// The committed snapshot's labels: these alone, those of the Active one are not inherited. None by default.
+    pub labels: Labels,
+}
+
+impl CommitOptions {
+    /// With these labels.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+}
+
+impl Store {
+    /// Freezes the Active snapshot `key` into the Committed snapshot `name`, which can be a parent from then on. The key is free
+    /// afterwards. No layer is written: see [`diff`](Self::diff). Durable when it returns.
+    ///
+    /// The caller has unmounted it, or at least stopped writing to it.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// use plywood::snapshot::{Key, Kind, Name};
+    ///
+    /// let key = Key::new("build")?;
+    /// store.prepare(&key, None, &Default::default())?;
+    /// let info = store.commit(&Name::new("base")?, &key, &Default::default())?;
+    /// assert_eq!((info.name.as_str(), info.kind), ("base", Kind::Committed));
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound` without such a key; `InvalidArgument` for a View or a Committed snapshot; `AlreadyExists` where the name is taken, and
+    /// the Active snapshot stays; `InUse` where it is mounted and the system tells; `NoSpace`, `Io`.
+    pub fn commit(&self, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
+        let tree = {
+            let reader = self.metadata().read()?;
+            if reader.snapshot(name.as_str())?.is_some() {
+                return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name.as_str()));
+            }
+            active(reader.snapshot(key.as_str())?, key)?.tree
+        };
+        let _frozen_by_us = self.locks().wait(Subject::Tree(tree))?;
+        let frozen = {
+            // Somebody else may have committed it while the lock was waited for: its tree must not be touched any more then.
+            let now = active(self.metadata().read()?.snapshot(key.as_str())?, key)?;
+            if now.tree != tree {
+                return Err(no_snapshot("commit", key.as_str()).because("it was committed by somebody else meanwhile"));
+            }
+            self.backend().commit(tree)?
+        };
+        let transaction = self.metadata().write()?;
+        let row = active(transaction.snapshot(key.as_str())?, key)?;
+        if row.tree != tree {
+            return Err(no_snapshot("commit", key.as_str()).because("it was removed meanwhile"));
+        }
+        let committed = transaction.commit_snapshot(&row, name.as_str(), &frozen.root, frozen.usage, &options.labels)?;
+        let info = transaction.info(committed)?;
+        transaction.commit()?;
+        Ok(info)
+    }
+}
+
+fn active(row: Option<SnapshotRow>, key: &Key) -> Result<SnapshotRow> {
+    let row = row.ok_or_else(|| no_snapshot("commit", key.as_str()))?;
+    if row.kind != Kind::Active {
+        let reason = format!("it is {}; only an active snapshot can be committed", row.kind);
+        return Err(Error::new(ErrorKind::InvalidArgument, "commit").at(key.as_str()).because(reason));
+    }
+    Ok(row)
+}

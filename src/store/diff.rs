@@ -1,0 +1,194 @@
+//! `diff`: a snapshot's changes as a layer, with both digests from one pass.
+//!
+//! What the changes are is the backend's; how an archive says them is `tar`'s. Here the streams are put together: changes, archive,
+//! diff id, compression, digest.
+
+use std::io::{self, BufWriter, Write};
+
+use super::{Store, no_snapshot};
+use crate::backend::Roots;
+use crate::compression::{Compression, Encoder};
+use crate::descriptor::{Descriptor, MediaType};
+use crate::digest::{Algorithm, DiffId, Digest, Hasher};
+use crate::entry::{Attributes, Change, Entry, EntrySink, Node, Status};
+use crate::error::{Error, Result};
+use crate::metadata::{SnapshotRow, TreeState};
+use crate::path::EntryPath;
+use crate::progress::{Context, Report};
+use crate::snapshot::Kind;
+use crate::tar;
+
+/// How much is handed to the caller's writer, or to the digest, at a time.
+const BUFFER: usize = 128 * 1024;
+
+/// How [`Store::diff`] writes a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiffOptions {
+    /// What the layer is compressed with; nothing by default.
+    pub compression: Compression,
+    /// gzip's 0 to 9 or zstd's 1 to 22; the compression's own default by default.
+    pub level: Option<u32>,
+    /// Later times become this one, in seconds since 1970 (what `SOURCE_DATE_EPOCH` says). None by default.
+    pub clamp_mtime: Option<i64>,
+    /// The algorithm of both digests; sha256 by default.
+    pub algorithm: Algorithm,
+}
+
+impl DiffOptions {
+    /// With this compression.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// At this level of the compression.
+    #[must_use]
+    pub fn level(mut self, level: u32) -> Self {
+        self.level = Some(level);
+        self
+    }
+
+    /// No time later than this.
+    #[must_use]
+    pub fn clamp_mtime(mut self, seconds: i64) -> Self {
+        self.clamp_mtime = Some(seconds);
+        self
+    }
+}
+
+/// The layer that [`Store::diff`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiffOutcome {
+    /// Media type, digest and size of what was written.
+    pub descriptor: Descriptor,
+    /// Digest of the same before compression.
+    pub diff_id: DiffId,
+    /// What no layer can say and was left out.
+    pub report: Report,
+}
+
+impl Store {
+    /// Writes what a snapshot of any kind changes in its parent as a layer to `writer`. A pure function of the two trees: the same
+    /// bytes on every backend and machine. The first diff of a Committed snapshot gives it its diff id.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// # store.prepare(&plywood::snapshot::Key::new("web-1")?, None, &Default::default())?;
+    /// use plywood::{compression::Compression, store::DiffOptions};
+    ///
+    /// let mut layer = Vec::new();
+    /// let outcome = store.diff("web-1", &mut layer, &DiffOptions::default().compression(Compression::Gzip), &Default::default())?;
+    /// assert_eq!(outcome.descriptor.size, layer.len() as u64);
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a level that the compression does not have; `Unsupported` for a name that no layer can say,
+    /// before anything is written; `Cancelled`, `Io`; those of `writer`.
+    pub fn diff(&self, name: &str, writer: impl Write, options: &DiffOptions, cx: &Context<'_>) -> Result<DiffOutcome> {
+        // Any level is checked before the snapshot is looked at.
+        let compressed = Hashing::new(BufWriter::with_capacity(BUFFER, writer), options.algorithm);
+        let encoder = Encoder::new(compressed, options.compression, options.level)?;
+        // Headers are written one by one; the digest takes them together.
+        let plain = BufWriter::with_capacity(BUFFER, Hashing::new(encoder, options.algorithm));
+        let mut archive = tar::Writer::new(plain);
+        if let Some(seconds) = options.clamp_mtime {
+            archive = archive.clamp_mtime(seconds);
+        }
+
+        let row = self.stream_changes("diff", name, &mut archive, cx)?;
+
+        let fail = |error: io::Error| Error::io("write layer", error);
+        let plain = archive.finish()?.into_inner().map_err(|error| fail(error.into_error()))?;
+        let (encoder, diff_id, _) = plain.finish();
+        let (mut writer, digest, size) = encoder.finish()?.finish();
+        writer.flush().map_err(fail)?;
+
+        let diff_id = DiffId(diff_id);
+        let is_canonical = options.clamp_mtime.is_none() && options.algorithm == Algorithm::default();
+        if row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical {
+            let transaction = self.metadata().write()?;
+            transaction.set_diff_id(row.id, &diff_id)?;
+            transaction.commit()?;
+        }
+        let descriptor = Descriptor::new(media_type(options.compression), digest, size);
+        Ok(DiffOutcome { descriptor, diff_id, report: cx.take_report() })
+    }
+
+    /// Has the backend stream a snapshot's changes to `out`.
+    pub(super) fn stream_changes(
+        &self,
+        op: &'static str,
+        name: &str,
+        out: &mut dyn EntrySink,
+        cx: &Context<'_>,
+    ) -> Result<SnapshotRow> {
+        cx.check(op)?;
+        let (row, chain, lower) = {
+            let reader = self.metadata().read()?;
+            let row = reader.snapshot(name)?.ok_or_else(|| no_snapshot(op, name))?;
+            let chain = row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
+            let parent = row.parent.map_or(Ok(None), |parent| reader.snapshot_by_id(parent))?;
+            (row, chain, parent.map(|parent| parent.root))
+        };
+        let upper = (row.kind == Kind::Committed).then_some(&row.root);
+        if row.tree_state == TreeState::Empty {
+            // There is no tree to ask, and nothing but the root can differ.
+            root_alone(lower.as_ref(), &row.root, out)?;
+        } else {
+            let roots = Roots { lower: lower.as_ref(), upper, cut: row.cut };
+            self.backend().diff(row.tree, &chain, roots, out, cx)?;
+        }
+        Ok(row)
+    }
+}
+
+fn root_alone(lower: Option<&Attributes>, upper: &Attributes, out: &mut dyn EntrySink) -> Result<()> {
+    let implied = Attributes::implied();
+    if lower.unwrap_or(&implied) == upper {
+        return Ok(());
+    }
+    let change = Change::Upsert { node: Node::Directory, attributes: upper.clone() };
+    out.entry(&Entry { path: EntryPath::ROOT, change }, Status::Modified)
+}
+
+fn media_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => MediaType::LAYER,
+        Compression::Gzip => MediaType::LAYER_GZIP,
+        Compression::Zstd => MediaType::LAYER_ZSTD,
+    }
+}
+
+/// Hashes and counts what passes to a writer.
+struct Hashing<W> {
+    inner: W,
+    hasher: Hasher,
+    count: u64,
+}
+
+impl<W> Hashing<W> {
+    fn new(inner: W, algorithm: Algorithm) -> Self {
+        Self { inner, hasher: Hasher::new(algorithm), count: 0 }
+    }
+
+    fn finish(self) -> (W, Digest, u64) {
+        (self.inner, self.hasher.finish(), self.count)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        self.count = self.count.saturating_add(count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

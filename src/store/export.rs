@@ -1,0 +1,298 @@
+//! An image goes out: [`Store::export`] into an OCI image layout.
+//!
+//! An image that nobody changed keeps its manifest and every blob byte for byte. A committed snapshot becomes an image: the one that it
+//! stands on, with a layer for each snapshot above and a config derived from it. The same snapshot gives the same bytes.
+
+use std::path::Path;
+
+use super::layout_writer::LayoutWriter;
+use super::{DiffOptions, Store};
+use crate::compression::{Compression, Decoder};
+use crate::descriptor::{Descriptor, MediaType};
+use crate::digest::{Algorithm, DiffId, Digest};
+use crate::entry::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::{ImageRow, LeaseId, SnapshotRow};
+use crate::progress::{Context, Report};
+use crate::snapshot::Kind;
+use crate::store::image::document::{layer_type, new_manifest};
+use crate::store::image::{ImageConfig, NewLayer, Platform, is_ref_name, rfc3339};
+
+const OP: &str = "export";
+
+/// How an image is exported.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    /// The name in the layout's index; an image of the same name there is replaced. By default what was asked for, where that is a
+    /// name and no digest.
+    pub reference: Option<String>,
+    /// What new layers are compressed with; gzip by default. Layers that are kept as blobs stay as they are.
+    pub compression: Compression,
+    /// gzip's 0 to 9 or zstd's 1 to 22; the compression's own default by default.
+    pub level: Option<u32>,
+    /// When the image was made, as its config says. None by default, so that the bytes depend on the content alone.
+    pub created: Option<Timestamp>,
+    /// Times of files in new layers that are later become this one, in seconds since 1970. None by default.
+    pub clamp_mtime: Option<i64>,
+    /// What the history says made the new layers; `plywood` by default.
+    pub created_by: String,
+    /// The image whose config is derived, where several stand on the same layers; the first by reference by default.
+    pub base: Option<String>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self {
+            reference: None,
+            compression: Compression::Gzip,
+            level: None,
+            created: None,
+            clamp_mtime: None,
+            created_by: "plywood".to_owned(),
+            base: None,
+        }
+    }
+}
+
+/// What was exported.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Exported {
+    /// The manifest.
+    pub manifest: Descriptor,
+    /// The config's blob.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    pub layers: Vec<Descriptor>,
+    /// The name that it got in the layout's index.
+    pub reference: Option<String>,
+    /// What no layer can say and was left out.
+    pub report: Report,
+}
+
+/// What is to be exported.
+enum Subject {
+    Image(Box<ImageRow>),
+    Snapshot(Box<SnapshotRow>),
+}
+
+/// A layer in the layout.
+struct Written {
+    descriptor: Descriptor,
+    diff_id: DiffId,
+}
+
+impl Store {
+    /// Writes an image, or a committed snapshot as an image, into the OCI image layout in `directory`, which is made where it is
+    /// missing (its parent must be there) and grows where it is in use. Durable when it returns; the layout's index changes last, at
+    /// once.
+    ///
+    /// `what` is the name of a committed snapshot, the reference of an image, or the beginning of a chain id, looked up in this order
+    /// as [`resolve`](Self::resolve) does.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a snapshot that is not committed, a reference that the OCI specification does not allow, or a
+    /// directory of something else; `Corrupt` where a blob of the image is missing; those of [`diff`](Self::diff); `NoSpace`, `Io`.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// # let target = tempfile::tempdir().unwrap();
+    /// use plywood::snapshot::{Key, Name};
+    ///
+    /// store.prepare(&Key::new("web-1")?, None, &Default::default())?;
+    /// store.commit(&Name::new("web")?, &Key::new("web-1")?, &Default::default())?;
+    /// let exported = store.export("web", target.path(), &Default::default(), &Default::default())?;
+    /// assert_eq!(exported.reference.as_deref(), Some("web"));
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    pub fn export(&self, what: &str, directory: &Path, options: &ExportOptions, cx: &Context<'_>) -> Result<Exported> {
+        let reference = match &options.reference {
+            Some(reference) if is_ref_name(reference) => Some(reference.clone()),
+            Some(reference) => {
+                return Err(Error::new(ErrorKind::InvalidArgument, OP)
+                    .at(reference)
+                    .because("a layout's names are letters and digits, with one of -._:@+/ between them"));
+            }
+            None => Some(what.to_owned()).filter(|what| is_ref_name(what) && what.parse::<Digest>().is_err()),
+        };
+        let subject = self.subject(what)?;
+        let lease = self.lease()?;
+        let layout = LayoutWriter::open(directory)?;
+        let mut exported = match subject {
+            Subject::Image(image) => self.export_image(lease.id(), *image, &layout, cx)?,
+            Subject::Snapshot(snapshot) => self.export_snapshot(lease.id(), *snapshot, &layout, options, cx)?,
+        };
+        let platform = exported.1;
+        layout.name(&exported.0.manifest, platform.as_ref(), reference.as_deref())?;
+        exported.0.reference = reference;
+        lease.release()?;
+        Ok(exported.0)
+    }
+
+    fn subject(&self, what: &str) -> Result<Subject> {
+        let reader = self.metadata().read()?;
+        let snapshot = match (reader.snapshot(what)?, reader.image(what)?) {
+            (Some(snapshot), _) => snapshot,
+            (None, Some(image)) => return Ok(Subject::Image(Box::new(image))),
+            (None, None) => {
+                let name = self.resolve(what)?;
+                reader.snapshot(name.as_str())?.ok_or_else(|| super::no_snapshot(OP, what))?
+            }
+        };
+        if snapshot.kind == Kind::Committed {
+            return Ok(Subject::Snapshot(Box::new(snapshot)));
+        }
+        Err(Error::new(ErrorKind::InvalidArgument, OP)
+            .at(what)
+            .because(format!("only a committed snapshot can be exported, and this is {}", snapshot.kind))
+            .with_hint("commit it first: plywood commit NAME KEY"))
+    }
+
+    fn export_image(
+        &self,
+        lease: LeaseId,
+        image: ImageRow,
+        layout: &LayoutWriter,
+        cx: &Context<'_>,
+    ) -> Result<(Exported, Option<Platform>)> {
+        self.keep(lease, Some(&image), None)?;
+        let layers: Vec<Descriptor> = image.layers.into_iter().map(|layer| layer.descriptor).collect();
+        for descriptor in layers.iter().chain([&image.config, &image.manifest]) {
+            self.copy_blob(&descriptor.digest, layout, cx)?;
+        }
+        // Names and the like stood beside the manifest in the layout that it came from.
+        let manifest = Descriptor { annotations: Default::default(), ..image.manifest };
+        let platform = image.platform.parse().ok().filter(|platform: &Platform| !platform.is_unknown());
+        let exported = Exported { manifest, config: image.config, layers, reference: None, report: Report::default() };
+        Ok((exported, platform))
+    }
+
+    fn export_snapshot(
+        &self,
+        lease: LeaseId,
+        snapshot: SnapshotRow,
+        layout: &LayoutWriter,
+        options: &ExportOptions,
+        cx: &Context<'_>,
+    ) -> Result<(Exported, Option<Platform>)> {
+        let (base, above) = self.base_of(snapshot, options.base.as_deref())?;
+        self.keep(lease, base.as_ref(), above.first())?;
+        let base = match base {
+            Some(image) if above.is_empty() => return self.export_image(lease, image, layout, cx),
+            base => base,
+        };
+        let mut layers = Vec::new();
+        for layer in base.iter().flat_map(|image| &image.layers) {
+            let compression = self.copy_blob(&layer.descriptor.digest, layout, cx)?;
+            let descriptor = Descriptor { media_type: MediaType::new(layer_type(compression)), ..layer.descriptor.clone() };
+            layers.push(descriptor);
+        }
+        let mut report = Report::default();
+        let mut new = Vec::new();
+        for row in above.iter().rev() {
+            let written = self.write_layer(row, layout, options, &mut report, cx)?;
+            layers.push(written.descriptor.clone());
+            new.push(written);
+        }
+        let new: Vec<NewLayer<'_>> =
+            new.iter().map(|layer| NewLayer { diff_id: &layer.diff_id, created_by: &options.created_by }).collect();
+        let created = options.created.map(rfc3339);
+        let config = match &base {
+            Some(image) => self.image(&image.reference)?.config.derive(&new, created.as_deref())?,
+            None => ImageConfig::from_scratch(&Platform::host_baseline(), &new, created.as_deref())?,
+        };
+        let config_descriptor = put_document(layout, MediaType::CONFIG, config.as_bytes())?;
+        let manifest = put_document(layout, MediaType::MANIFEST, &new_manifest(&config_descriptor, &layers)?)?;
+        let exported = Exported { manifest, config: config_descriptor, layers, reference: None, report };
+        Ok((exported, config.platform().cloned()))
+    }
+
+    /// The image that a snapshot stands on, and the snapshots above it, topmost first.
+    fn base_of(&self, snapshot: SnapshotRow, wanted: Option<&str>) -> Result<(Option<ImageRow>, Vec<SnapshotRow>)> {
+        let reader = self.metadata().read()?;
+        let mut above = Vec::new();
+        let mut next = Some(snapshot);
+        while let Some(row) = next {
+            if let Some(chain_id) = &row.chain_id {
+                for reference in reader.images_on(row.id, u32::MAX)? {
+                    let is_wanted = wanted.is_none_or(|wanted| wanted == reference);
+                    let image = if is_wanted { reader.image(&reference)? } else { None };
+                    if let Some(image) = image.filter(|image| image.layers.last().is_some_and(|top| top.chain_id == *chain_id)) {
+                        return Ok((Some(image), above));
+                    }
+                }
+            }
+            next = row.parent.map(|parent| reader.snapshot_by_id(parent)).transpose()?.flatten();
+            above.push(row);
+        }
+        match wanted {
+            None => Ok((None, above)),
+            Some(wanted) => Err(Error::new(ErrorKind::InvalidArgument, OP)
+                .at(wanted)
+                .because("the snapshot does not stand on all layers of an image of this reference")),
+        }
+    }
+
+    /// Keeps what is read from here on.
+    fn keep(&self, lease: LeaseId, image: Option<&ImageRow>, snapshot: Option<&SnapshotRow>) -> Result<()> {
+        let gone = |what: &str| Error::new(ErrorKind::NotFound, OP).at(what).because("it was removed meanwhile");
+        let transaction = self.metadata().write()?;
+        for digest in image.iter().flat_map(|image| &image.blobs) {
+            if transaction.blob(digest)?.is_none() {
+                return Err(gone(&digest.to_string()));
+            }
+            transaction.lease_blob(lease, digest)?;
+        }
+        if let Some(row) = snapshot {
+            if transaction.snapshot_by_id(row.id)?.is_none() {
+                return Err(gone(&row.name));
+            }
+            transaction.lease_snapshot(lease, row.id)?;
+        }
+        transaction.commit()
+    }
+
+    /// Copies a blob of the store, and says what it is compressed with.
+    fn copy_blob(&self, digest: &Digest, layout: &LayoutWriter, cx: &Context<'_>) -> Result<Compression> {
+        cx.check(OP)?;
+        let blob = self.content().blob(digest)?.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, OP).at(digest.to_string()).because("the image's blob is missing in the store")
+        })?;
+        layout.put(digest, &mut blob.reader())?;
+        cx.progress().bytes(blob.size());
+        Ok(Decoder::new(blob.reader())?.compression())
+    }
+
+    /// Writes what a snapshot changes: the blob that it came from, where that is kept, else a new layer.
+    fn write_layer(
+        &self,
+        row: &SnapshotRow,
+        layout: &LayoutWriter,
+        options: &ExportOptions,
+        report: &mut Report,
+        cx: &Context<'_>,
+    ) -> Result<Written> {
+        if let (Some(diff_id), Some(_)) = (&row.diff_id, &row.chain_id) {
+            let kept = self.metadata().read()?.blobs_of(diff_id)?;
+            if let Some(kept) = kept.first() {
+                let media_type = layer_type(self.copy_blob(&kept.digest, layout, cx)?);
+                let descriptor = Descriptor::new(media_type, kept.digest.clone(), kept.size);
+                return Ok(Written { descriptor, diff_id: diff_id.clone() });
+            }
+        }
+        let mut blob = layout.new_blob(Algorithm::default())?;
+        let mut how = DiffOptions::default().compression(options.compression);
+        (how.level, how.clamp_mtime) = (options.level, options.clamp_mtime);
+        let outcome = self.diff(&row.name, &mut blob, &how, cx)?;
+        report.merge(outcome.report);
+        let (digest, size) = blob.finish()?;
+        Ok(Written { descriptor: Descriptor::new(layer_type(options.compression), digest, size), diff_id: outcome.diff_id })
+    }
+}
+
+fn put_document(layout: &LayoutWriter, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
+    let digest = Algorithm::default().digest(bytes);
+    layout.put(&digest, &mut &*bytes)?;
+    Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+}

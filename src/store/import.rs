@@ -1,0 +1,238 @@
+//! An image comes in: [`Store::import`].
+//!
+//! Invariant: the reference is given last, in one transaction, to blobs that were checked and layers that are committed. Until then a
+//! lease keeps them; a failure takes back what this import brought and nobody else uses.
+
+#[cfg(test)]
+mod tests;
+
+use crate::content::Blob;
+use crate::digest::{ChainId, Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow};
+use crate::progress::{Context, Report};
+use crate::snapshot::Labels;
+use crate::store::Store;
+use crate::store::image::{Image, Platform, check_reference};
+use crate::store::intake::Intake;
+use crate::store::layer::Incoming;
+use crate::store::select::{Chosen, Wanted};
+use crate::store::source::{Files, ImageSource};
+use crate::store::{docker_archive, select};
+
+const OP: &str = "import";
+
+/// How an image is imported.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ImportOptions {
+    /// The reference that the image gets; also which one is meant, where the source holds several and one of them has this name. By
+    /// default the name that the source gives it, or the manifest's digest where it gives none.
+    pub reference: Option<String>,
+    /// Which platform's image; by default the host's, and whatever there is where there is but one that does not say.
+    pub platform: Option<Platform>,
+}
+
+/// What came of importing an image.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Imported {
+    /// The image, under the first of its references.
+    pub image: Image,
+    /// All the references that it got: `docker save` may list several.
+    pub references: Vec<String>,
+    /// How many of its layers were unpacked now; the others were there.
+    pub unpacked: usize,
+    /// What was skipped or clamped.
+    pub report: Report,
+}
+
+/// What an import has made so far, to be taken back if it fails.
+#[derive(Default)]
+struct Made {
+    chains: Vec<ChainId>,
+    blobs: Vec<Digest>,
+}
+
+impl Store {
+    /// Imports an image from an OCI image layout or a `docker save` archive: its blobs byte for byte, each layer unpacked and
+    /// committed under its chain id. What is there already is not unpacked again. Durable when it returns.
+    ///
+    /// # Errors
+    /// `NotFound` for a source that is neither, lacks a blob, or has no image of the platform or name (the reason lists those on
+    /// offer); `InvalidArgument` where it holds several and none is named; `InvalidLayer`, `DigestMismatch`, `LimitExceeded`,
+    /// `Unsupported` for an image that breaks the rules or needs what is not known; `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`. What
+    /// the import brought is gone then.
+    ///
+    /// ```no_run
+    /// # fn main() -> plywood::Result<()> {
+    /// # let store = plywood::store::Store::open("store")?;
+    /// use plywood::store::{ImageSource, ImportOptions};
+    ///
+    /// let imported = store.import(ImageSource::path("build/image"), &ImportOptions::default(), &plywood::Context::default())?;
+    /// println!("{} runs {:?}", imported.image.reference, imported.image.config.cmd());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn import(&self, source: ImageSource<'_>, options: &ImportOptions, cx: &Context<'_>) -> Result<Imported> {
+        if let Some(reference) = &options.reference {
+            check_reference(ErrorKind::InvalidArgument, reference)?;
+        }
+        let lease = self.lease()?;
+        let mut made = Made::default();
+        let result = self.import_under(lease.id(), source, options, &mut made, cx);
+        // What this import alone keeps is nobody's from here on.
+        let released = lease.release();
+        let unpacked = made.chains.len();
+        if result.is_ok() {
+            made.chains.clear();
+        }
+        // After a success too: an archive holds blobs of other platforms, which the image does not need.
+        if let Err(error) = self.take_back(&made) {
+            tracing::warn!(%error, "what an import left could not be deleted; the collection will");
+        }
+        let (references, image) = result?;
+        released?;
+        Ok(Imported { image, references, unpacked, report: cx.take_report() })
+    }
+
+    /// Removes layers and blobs that nothing else needs.
+    fn take_back(&self, made: &Made) -> Result<()> {
+        let transaction = self.metadata().write()?;
+        for chain_id in made.chains.iter().rev() {
+            let Some(row) = transaction.layer(chain_id)? else { continue };
+            if transaction.is_unreached(row.id)? {
+                transaction.remove_snapshot(&row)?;
+            }
+        }
+        for digest in &made.blobs {
+            if transaction.blob_is_unused(digest)? {
+                transaction.trash_blob(digest)?;
+            }
+        }
+        let is_clean = transaction.trash(1)?.is_empty();
+        transaction.commit()?;
+        if is_clean {
+            return Ok(());
+        }
+        // To the end, even if the caller has had enough.
+        self.empty_trash(&Context::default()).map(drop)
+    }
+
+    fn import_under(
+        &self,
+        lease: LeaseId,
+        source: ImageSource<'_>,
+        options: &ImportOptions,
+        made: &mut Made,
+        cx: &Context<'_>,
+    ) -> Result<(Vec<String>, Image)> {
+        let mut intake = Intake::new(self.content(), self.metadata(), lease, cx);
+        let result = self.import_with(&mut intake, lease, source, options, made, cx);
+        made.blobs = intake.into_brought();
+        result
+    }
+
+    fn import_with<'c>(
+        &self,
+        intake: &mut Intake<'c>,
+        lease: LeaseId,
+        source: ImageSource<'_>,
+        options: &ImportOptions,
+        made: &mut Made,
+        cx: &'c Context<'c>,
+    ) -> Result<(Vec<String>, Image)> {
+        let wanted_name = source.reference().map(str::to_owned);
+        let files = source.open(intake)?;
+        let wanted = Wanted {
+            reference: wanted_name.as_deref().or(options.reference.as_deref()),
+            must_match: wanted_name.is_some(),
+            platform: options.platform.as_ref(),
+        };
+        let chosen = choose(&files, wanted, intake)?;
+        let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
+        let layers = self.land_all(lease, &chosen, &blobs, made, cx)?;
+
+        let references = match &options.reference {
+            Some(reference) => vec![reference.clone()],
+            None if chosen.references.is_empty() => vec![chosen.manifest.digest.to_string()],
+            None => {
+                chosen.references.iter().try_for_each(|reference| check_reference(ErrorKind::InvalidLayer, reference))?;
+                chosen.references.clone()
+            }
+        };
+        let row = row(&chosen, layers);
+        let transaction = self.metadata().write()?;
+        for reference in &references {
+            transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
+        }
+        transaction.commit()?;
+        let reference = references.first().cloned().unwrap_or_default();
+        let image = self.image(&reference)?;
+        Ok((references, image))
+    }
+
+    fn land_all(
+        &self,
+        lease: LeaseId,
+        chosen: &Chosen,
+        blobs: &[Blob],
+        made: &mut Made,
+        cx: &Context<'_>,
+    ) -> Result<Vec<ImageLayer>> {
+        let labels = Labels::new();
+        let mut layers = Vec::new();
+        let mut parent: Option<SnapshotRow> = None;
+        for ((reference, blob), diff_id) in chosen.layers.iter().zip(blobs).zip(chosen.config.diff_ids()) {
+            let landed = self.land(
+                lease,
+                &Incoming {
+                    blob,
+                    media_type: Some(&reference.descriptor.media_type),
+                    diff_id,
+                    parent: parent.as_ref(),
+                    labels: &labels,
+                },
+                cx,
+            )?;
+            if !landed.existed {
+                made.chains.push(landed.chain_id.clone());
+            }
+            let descriptor = reference.descriptor.clone();
+            layers.push(ImageLayer { descriptor, diff_id: diff_id.clone(), chain_id: landed.chain_id });
+            parent = Some(landed.snapshot);
+        }
+        Ok(layers)
+    }
+}
+
+fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<Chosen> {
+    if let Some(index) = files.document("index.json")? {
+        return select::choose(files, &index, wanted, intake);
+    }
+    if let Some(list) = files.document("manifest.json")? {
+        return docker_archive::choose(files, &list, wanted, intake);
+    }
+    Err(Error::new(ErrorKind::NotFound, OP)
+        .at("index.json")
+        .because("the source has neither an index.json nor a manifest.json: it is no OCI image layout and no `docker save` archive")
+        .with_hint("a single layer is imported with `plywood layer import`"))
+}
+
+fn row(chosen: &Chosen, layers: Vec<ImageLayer>) -> ImageRow {
+    let mut blobs: Vec<Digest> = chosen.indexes.clone();
+    blobs.extend([chosen.manifest.digest.clone(), chosen.config_descriptor.digest.clone()]);
+    blobs.extend(layers.iter().map(|layer| layer.descriptor.digest.clone()));
+    ImageRow {
+        reference: String::new(),
+        target: chosen.target.clone(),
+        manifest: chosen.manifest.clone(),
+        config: chosen.config_descriptor.clone(),
+        platform: chosen.platform.to_string(),
+        annotations: chosen.annotations.clone(),
+        layers,
+        blobs,
+        created: Default::default(),
+        updated: Default::default(),
+    }
+}

@@ -1,0 +1,96 @@
+//! Single layers.
+
+use super::*;
+use crate::digest::DiffId;
+use crate::store::{ImportLayerOptions, LayerSource};
+
+fn import(home: &Home, bytes: &[u8], options: &ImportLayerOptions) -> Result<crate::store::ImportedLayer> {
+    home.store.import_layer(LayerSource::reader(bytes), options, &Context::default())
+}
+
+#[test]
+fn a_layer_is_committed_under_its_chain_id_and_its_bytes_are_not_kept() {
+    let home = Home::new();
+    let tar = layer_tar("base");
+    let diff_id = DiffId(digest(&tar));
+    for (packing, existed) in [(Compression::Gzip, false), (Compression::None, true), (Compression::Zstd, true)] {
+        let layer = import(&home, &pack(&tar, packing), &ImportLayerOptions::default()).unwrap();
+        assert_eq!((&layer.diff_id, layer.existed), (&diff_id, existed), "{packing}");
+        assert_eq!(layer.chain_id, ChainId::of(None, &diff_id));
+    }
+    assert_eq!(home.backend.applied(), 1);
+    let options = ImportLayerOptions { parent: Some(ChainId::of(None, &diff_id).to_string()), ..Default::default() };
+    let top = import(&home, &layer_tar("top"), &options).unwrap();
+    assert_eq!(home.store.stat(&top.chain_id.to_string()).unwrap().parent, options.parent);
+    assert!(home.store.content().blobs().unwrap().is_empty());
+}
+
+#[test]
+fn a_layer_that_is_not_what_was_expected_leaves_nothing() {
+    let home = Home::new();
+    let tar = layer_tar("base");
+    let expecting = |bytes: &[u8]| ImportLayerOptions { diff_id: Some(DiffId(digest(bytes))), ..Default::default() };
+    for (bytes, options, kind) in [
+        (tar.clone(), expecting(b"other"), ErrorKind::DigestMismatch),
+        (pack(&tar, Compression::Gzip), expecting(b"other"), ErrorKind::DigestMismatch),
+        (tar[..700].to_vec(), ImportLayerOptions::default(), ErrorKind::InvalidLayer),
+        (b"no tar".to_vec(), ImportLayerOptions::default(), ErrorKind::InvalidLayer),
+        (pack(&tar, Compression::Gzip)[..40].to_vec(), ImportLayerOptions::default(), ErrorKind::InvalidLayer),
+    ] {
+        let error = import(&home, &bytes, &options).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        home.assert_empty();
+    }
+}
+
+#[test]
+fn a_parent_is_committed_and_imported() {
+    use crate::snapshot::{Key, Name};
+    let home = Home::new();
+    let on = |parent: &str| ImportLayerOptions { parent: Some(parent.to_owned()), ..Default::default() };
+    let tar = layer_tar("base");
+    assert_eq!(import(&home, &tar, &on("missing")).unwrap_err().kind(), ErrorKind::NotFound);
+    let metadata = home.store.metadata();
+    let transaction = metadata.write().unwrap();
+    drop(transaction);
+    let _ = (Key::new("k").unwrap(), Name::new("n").unwrap());
+    home.assert_empty();
+}
+
+#[test]
+fn a_digest_of_the_other_algorithm_is_a_diff_id_too() {
+    let home = Home::new();
+    let tar = layer_tar("base");
+    let diff_id = DiffId(crate::digest::Algorithm::Sha512.digest(&tar));
+    let options = ImportLayerOptions { diff_id: Some(diff_id.clone()), ..Default::default() };
+    assert_eq!(import(&home, &tar, &options).unwrap().chain_id.0, diff_id.0);
+}
+
+#[test]
+fn empty_layers_have_no_tree_and_do_not_count() {
+    let home = Home::new();
+    let mut parent = None;
+    for name in ["a", "b", "c", "d"] {
+        let options = ImportLayerOptions { parent: parent.clone(), ..Default::default() };
+        parent = Some(import(&home, &layer_tar(name), &options).unwrap().chain_id.to_string());
+        let options = ImportLayerOptions { parent: parent.clone(), ..Default::default() };
+        parent = Some(import(&home, &[], &options).unwrap().chain_id.to_string());
+    }
+    let options = ImportLayerOptions { parent: parent.clone(), ..Default::default() };
+    let error = import(&home, &layer_tar("e"), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+    assert!(error.reason().unwrap().contains("5 layers"), "{error}");
+    import(&home, &[], &options).unwrap();
+}
+
+#[test]
+fn layers_that_many_import_at_once_are_unpacked_once() {
+    let home = Home::new();
+    let tar = layer_tar("base");
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| import(&home, &tar, &ImportLayerOptions::default()).unwrap());
+        }
+    });
+    assert_eq!(home.backend.applied(), 1);
+}

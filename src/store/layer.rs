@@ -1,0 +1,368 @@
+//! A layer comes in: [`LayerReader`] opens its blob as a stream of changes, [`Store::import_layer`] unpacks and names it.
+//!
+//! Invariant: a name is given only after the whole uncompressed stream was read and its digest is the diff id. A layer is unpacked by
+//! one at a time; where a tree of it rests on answers that this parent gives too, it is shared instead of unpacked again. Whatever
+//! fails leaves neither a name nor a tree.
+
+use std::fmt;
+use std::io::Read;
+
+use crate::backend::Backend;
+use crate::compression::{Compression, Decoder};
+use crate::content::{Blob, BlobReader};
+use crate::descriptor::MediaType;
+use crate::digest::{Algorithm, ChainId, DiffId, Tee};
+use crate::entry::{Chunk, Entry, EntryStream, Position};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Subject;
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, TreeRow, Unpacked};
+use crate::path::EntryPath;
+use crate::progress::{Context, Reason, Report};
+use crate::snapshot::{Kind, Labels};
+use crate::store::Store;
+use crate::store::image::document::layer_compression;
+use crate::tar::{Limits, Reader};
+use crate::tree::{Applied, Question, TreeId};
+
+const OP: &str = "import layer";
+
+/// A layer's blob as a stream of changes that can be begun again, hashed as it is read.
+pub(crate) struct LayerReader<'a> {
+    blob: &'a Blob,
+    algorithm: Algorithm,
+    reader: Reader<'a, Tee<Decoder<BlobReader>>>,
+}
+
+impl<'a> LayerReader<'a> {
+    /// Opens a layer. A compression that is not the one of the media type is reported.
+    pub(crate) fn open(
+        blob: &'a Blob,
+        media_type: Option<&MediaType>,
+        algorithm: Algorithm,
+        limits: Limits,
+        cx: &'a Context<'a>,
+    ) -> Result<Self> {
+        let decoder = Decoder::new(blob.reader())?;
+        let found = decoder.compression();
+        if let Some(media_type) = media_type
+            && layer_compression(media_type).is_some_and(|declared| declared != found)
+        {
+            let declared = media_type.as_str().escape_debug().to_string();
+            cx.skip(&EntryPath::ROOT, Reason::MediaType { declared, found: found.to_string() })?;
+        }
+        Ok(Self { blob, algorithm, reader: Reader::new(Tee::new(decoder, algorithm), limits, cx) })
+    }
+
+    /// The digest of the uncompressed stream, which was read to its end.
+    pub(crate) fn diff_id(self) -> DiffId {
+        DiffId(self.reader.into_inner().finish())
+    }
+}
+
+impl EntryStream for LayerReader<'_> {
+    fn next(&mut self) -> Result<Option<Entry>> {
+        self.reader.next()
+    }
+
+    fn chunk(&mut self) -> Result<Option<Chunk<'_>>> {
+        self.reader.chunk()
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.reader.rewind(Tee::new(Decoder::new(self.blob.reader())?, self.algorithm));
+        Ok(())
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.reader.position()
+    }
+}
+
+/// Where a layer's bytes come from.
+pub struct LayerSource<'a>(Form<'a>);
+
+enum Form<'a> {
+    Blob(Blob),
+    Reader(Box<dyn Read + 'a>),
+}
+
+impl fmt::Debug for LayerSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Form::Blob(blob) => f.debug_tuple("LayerSource").field(blob.digest()).finish(),
+            Form::Reader(_) => f.write_str("LayerSource(reader)"),
+        }
+    }
+}
+
+impl<'a> LayerSource<'a> {
+    /// A tar, compressed or not, that is read once from here to its end.
+    pub fn reader(reader: impl Read + 'a) -> Self {
+        Self(Form::Reader(Box::new(reader)))
+    }
+}
+
+impl From<Blob> for LayerSource<'_> {
+    fn from(blob: Blob) -> Self {
+        Self(Form::Blob(blob))
+    }
+}
+
+/// How a layer is imported.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ImportLayerOptions {
+    /// The committed layer or stack below; none by default.
+    pub parent: Option<String>,
+    /// What the uncompressed bytes must hash to. Without one, they are hashed first.
+    pub diff_id: Option<DiffId>,
+    /// What the layer is called; a compression that it does not have is reported.
+    pub media_type: Option<MediaType>,
+    /// Labels of the snapshot, where the layer is not there yet.
+    pub labels: Labels,
+}
+
+/// What came of importing a layer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ImportedLayer {
+    /// Under which the stack up to this layer is committed.
+    pub chain_id: ChainId,
+    /// The digest of the uncompressed bytes.
+    pub diff_id: DiffId,
+    /// Whether it was there already: nothing was unpacked then.
+    pub existed: bool,
+    /// What was skipped or clamped.
+    pub report: Report,
+}
+
+/// One layer to be unpacked onto a parent.
+pub(super) struct Incoming<'a> {
+    pub(super) blob: &'a Blob,
+    pub(super) media_type: Option<&'a MediaType>,
+    pub(super) diff_id: &'a DiffId,
+    pub(super) parent: Option<&'a SnapshotRow>,
+    pub(super) labels: &'a Labels,
+}
+
+/// A committed layer, and whether it is new.
+pub(super) struct Landed {
+    pub(super) snapshot: SnapshotRow,
+    pub(super) chain_id: ChainId,
+    pub(super) existed: bool,
+}
+
+impl Store {
+    /// Imports one layer onto a committed parent, or onto nothing, and commits it under its chain id. What is there already is success.
+    /// The compressed bytes are not kept. Durable when it returns; on an error nothing is left.
+    ///
+    /// # Errors
+    /// `InvalidLayer`, `LimitExceeded` for what breaks the layer contract; `DigestMismatch` for another diff id than expected;
+    /// `NotFound`, `InvalidArgument` for a parent that is not there or was not imported; `IdNotMapped`, `Unsupported`, `Cancelled`,
+    /// `NoSpace`, `Io`.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// use plywood::store::{ImportLayerOptions, LayerSource};
+    ///
+    /// let empty_tar = [0u8; 1024];
+    /// let layer = store.import_layer(
+    ///     LayerSource::reader(empty_tar.as_slice()),
+    ///     &ImportLayerOptions::default(),
+    ///     &plywood::Context::default(),
+    /// )?;
+    /// assert_eq!(store.stat(&layer.chain_id.to_string())?.diff_id, Some(layer.diff_id));
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
+        let parent = options.parent.as_deref().map(|name| self.import_parent(name)).transpose()?;
+        let blob = match source.0 {
+            Form::Blob(blob) => blob,
+            Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
+        };
+        let diff_id = match &options.diff_id {
+            Some(diff_id) => diff_id.clone(),
+            None => diff_id_of(&blob, self.limits().unpacked_bytes, cx)?,
+        };
+        let lease = self.lease()?;
+        let incoming = Incoming {
+            blob: &blob,
+            media_type: options.media_type.as_ref(),
+            diff_id: &diff_id,
+            parent: parent.as_ref(),
+            labels: &options.labels,
+        };
+        let landed = self.land(lease.id(), &incoming, cx);
+        lease.release()?;
+        if landed.is_err() {
+            // What was being unpacked; the next collection does it where this cannot.
+            let _ = self.empty_trash(&Context::default());
+        }
+        let Landed { chain_id, existed, .. } = landed?;
+        Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
+    }
+
+    fn import_parent(&self, name: &str) -> Result<SnapshotRow> {
+        let row = self
+            .metadata()
+            .read()?
+            .snapshot(name)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, OP).at(name).because("there is no such parent"))?;
+        match (row.kind, &row.chain_id) {
+            (Kind::Committed, Some(_)) => Ok(row),
+            (Kind::Committed, None) => Err(Error::new(ErrorKind::InvalidArgument, OP)
+                .at(name)
+                .because("the parent was committed here and not imported, so the stack would have no chain id")
+                .with_hint("export it and import the export, then name its chain id")),
+            (kind, _) => Err(Error::new(ErrorKind::InvalidArgument, OP)
+                .at(name)
+                .because(format!("a parent is committed, and this is {kind}"))),
+        }
+    }
+
+    /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on.
+    pub(super) fn land(&self, lease: LeaseId, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<Landed> {
+        let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
+        if let Some(snapshot) = self.landed(lease, &chain_id)? {
+            return Ok(Landed { snapshot, chain_id, existed: true });
+        }
+        let _unpacking = self.locks().wait(Subject::Layer(layer.diff_id))?;
+        cx.check(OP)?;
+        if let Some(snapshot) = self.landed(lease, &chain_id)? {
+            return Ok(Landed { snapshot, chain_id, existed: true });
+        }
+        let chain = match layer.parent {
+            Some(parent) => self.metadata().read()?.chain(parent.id)?,
+            None => Vec::new(),
+        };
+        let snapshot = match self.shareable(layer, &chain)? {
+            Some(tree) => self.name_shared(lease, layer, &tree)?,
+            None => self.unpack(lease, layer, &chain, cx)?,
+        };
+        Ok(Landed { snapshot, chain_id, existed: false })
+    }
+
+    /// The layer, where it is committed already.
+    fn landed(&self, lease: LeaseId, chain_id: &ChainId) -> Result<Option<SnapshotRow>> {
+        if self.metadata().read()?.layer(chain_id)?.is_none() {
+            return Ok(None);
+        }
+        let transaction = self.metadata().write()?;
+        let Some(snapshot) = transaction.layer(chain_id)? else { return Ok(None) };
+        transaction.lease_snapshot(lease, snapshot.id)?;
+        transaction.commit()?;
+        Ok(Some(snapshot))
+    }
+
+    /// A tree of this layer that rests on nothing but what this chain says too.
+    fn shareable(&self, layer: &Incoming<'_>, chain: &[TreeId]) -> Result<Option<TreeRow>> {
+        let backend = self.backend();
+        if !backend.shares_trees() {
+            return Ok(None);
+        }
+        for tree in self.metadata().read()?.shareable_trees(layer.diff_id, self.ids())? {
+            let questions: Vec<Question> = tree.facts.iter().map(|fact| fact.question.clone()).collect();
+            let answers = backend.answer(chain, &questions)?;
+            if answers.len() == tree.facts.len() && answers.iter().zip(&tree.facts).all(|(answer, fact)| *answer == fact.answer) {
+                return Ok(Some(tree));
+            }
+        }
+        Ok(None)
+    }
+
+    fn name_shared(&self, lease: LeaseId, layer: &Incoming<'_>, tree: &TreeRow) -> Result<SnapshotRow> {
+        let transaction = self.metadata().write()?;
+        let snapshot = transaction.insert_layer(&NewLayer {
+            parent: layer.parent,
+            diff_id: layer.diff_id,
+            tree: tree.id,
+            labels: layer.labels,
+        })?;
+        check_chain(self.backend(), transaction.chain(snapshot.id)?.len())?;
+        transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
+        transaction.lease_snapshot(lease, snapshot.id)?;
+        transaction.commit()?;
+        Ok(snapshot)
+    }
+
+    fn unpack(&self, lease: LeaseId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<SnapshotRow> {
+        let backend = self.backend();
+        let transaction = self.metadata().write()?;
+        let tree = transaction.allocate_tree(lease, backend.name())?;
+        transaction.commit()?;
+
+        let named = self.fill(tree, layer, chain, cx).and_then(|applied| {
+            if applied.empty {
+                backend.remove(tree)?;
+            }
+            let transaction = self.metadata().write()?;
+            transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
+            let new = NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, labels: layer.labels };
+            let snapshot = transaction.insert_layer(&new)?;
+            check_chain(backend, transaction.chain(snapshot.id)?.len())?;
+            transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
+            transaction.lease_snapshot(lease, snapshot.id)?;
+            transaction.commit()?;
+            Ok(snapshot)
+        });
+        if named.is_err() {
+            // The row goes with the lease; its bytes need not wait for that.
+            if let Err(error) = backend.remove(tree) {
+                tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
+            }
+        }
+        named
+    }
+
+    /// Unpacks the layer into a tree, to the end of its stream, and compares the diff id.
+    fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<Applied> {
+        let algorithm = layer.diff_id.0.algorithm();
+        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, self.limits().clone(), cx)?;
+        let applied = self.backend().apply(tree, chain, &mut reader, self.ids(), cx)?;
+        let found = reader.diff_id();
+        if found == *layer.diff_id {
+            return Ok(applied);
+        }
+        Err(Error::new(ErrorKind::DigestMismatch, OP)
+            .at(layer.diff_id.to_string())
+            .because(format!("the uncompressed layer has the diff id {found}")))
+    }
+}
+
+/// Refuses a stack that could never be mounted.
+fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
+    let longest = backend.longest_chain();
+    if length <= longest {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::LimitExceeded, OP)
+        .because(format!(
+            "the stack has {length} layers that are not empty, and the {} backend can mount {longest}",
+            backend.name()
+        ))
+        .with_hint("squash some of its layers into one"))
+}
+
+/// Reads a layer for its diff id alone.
+fn diff_id_of(blob: &Blob, limit: u64, cx: &Context<'_>) -> Result<DiffId> {
+    let decoder = Decoder::new(blob.reader())?;
+    if decoder.compression() == Compression::None && blob.digest().algorithm() == Algorithm::default() {
+        return Ok(DiffId(blob.digest().clone()));
+    }
+    let mut tee = Tee::new(decoder, Algorithm::default());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        cx.check(OP)?;
+        match tee.read(&mut buffer) {
+            Ok(0) => return Ok(DiffId(tee.finish())),
+            Ok(_) if tee.count() > limit => {
+                return Err(
+                    Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {limit} bytes uncompressed"))
+                );
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io(OP, error)),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Writing into the directory of an OCI image layout (image-layout.md), new or in use.
+//!
+//! Invariant: the index names only blobs that are whole and durable, and is replaced as a whole. Writers of one layout exclude each
+//! other while they change the index; blobs need no lock, because each is written under a name of its own and renamed.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::descriptor::Descriptor;
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::image::Platform;
+use crate::store::image::document::{DOCUMENT_MAX, Index, REF_NAME, parse_json};
+use crate::sys::flock::{Flock, Sharing};
+use crate::sys::{Dir, durable, host, inode};
+
+const OP: &str = "export";
+
+#[derive(Debug)]
+pub(crate) struct LayoutWriter {
+    root: Dir,
+    blobs: Dir,
+    path: PathBuf,
+}
+
+/// A blob that is being written; it has no name until [`finish`](Self::finish).
+#[derive(Debug)]
+pub(crate) struct NewBlob {
+    directory: Dir,
+    name: Vec<u8>,
+    file: File,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl LayoutWriter {
+    /// Opens a layout to write into, making the directory and what belongs in it where they are missing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a directory that holds something else than a layout; `PermissionDenied`, `NoSpace`, `Io`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let root = host::open_or_create_dir(path)?;
+        if root.stat(b"oci-layout")?.is_none() {
+            if root.stat(b"index.json")?.is_none() && !root.is_empty()? {
+                return Err(Error::new(ErrorKind::InvalidArgument, OP)
+                    .at(path)
+                    .because("the directory is not empty, and holds no OCI image layout"));
+            }
+            durable::write_file(&root, Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+        }
+        let blobs = directory(&root, b"blobs")?;
+        Ok(Self { root, blobs, path: path.to_owned() })
+    }
+
+    fn directory_of(&self, algorithm: Algorithm) -> Result<Dir> {
+        directory(&self.blobs, algorithm.as_str().as_bytes())
+    }
+
+    /// Begins a blob of whatever digest.
+    pub(crate) fn new_blob(&self, algorithm: Algorithm) -> Result<NewBlob> {
+        let directory = self.directory_of(algorithm)?;
+        let mut number = 0u64;
+        loop {
+            let name = format!(".plywood-{}-{number}", std::process::id()).into_bytes();
+            match directory.create_file(&name, 0o600) {
+                Ok(file) => {
+                    let hasher = Hasher::new(algorithm);
+                    return Ok(NewBlob { directory, name, file, hasher, size: 0 });
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.saturating_add(1),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts a blob there. One that is there and whole is left alone.
+    pub(crate) fn put(&self, digest: &Digest, reader: &mut dyn Read) -> Result<()> {
+        if self.holds(digest)? {
+            return Ok(());
+        }
+        let mut blob = self.new_blob(digest.algorithm())?;
+        io::copy(reader, &mut blob).map_err(|error| Error::io("copy blob", error).at(digest.to_string()))?;
+        let (found, _) = blob.finish()?;
+        if found == *digest {
+            return Ok(());
+        }
+        // Named by what it is, it does no harm; but the store has lost what it should be.
+        Err(Error::new(ErrorKind::Corrupt, OP).at(digest.to_string()).because(format!("the store's blob has the digest {found}")))
+    }
+
+    /// Whether the blob is there and is what its name says.
+    fn holds(&self, digest: &Digest) -> Result<bool> {
+        let directory = self.directory_of(digest.algorithm())?;
+        let mut file = match directory.open_file(digest.to_hex().as_bytes()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            let count = file.read(&mut buffer).map_err(|error| Error::io("read", error).at(digest.to_string()))?;
+            match buffer.get(..count).filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => hasher.update(bytes),
+                None => return Ok(hasher.finish() == *digest),
+            }
+        }
+    }
+
+    /// Adds a manifest to the index, in the place of one of the same name, or of the same digest where it has none.
+    pub(crate) fn name(&self, manifest: &Descriptor, platform: Option<&Platform>, reference: Option<&str>) -> Result<()> {
+        // A description of its own, so that the lock excludes other exporters of this process too.
+        let _turn = Flock::wait(OwnedFd::from(Dir::open(&self.path)?), Sharing::Exclusive)?;
+        let mut index = self.read_index()?;
+        let manifests = index.entry("manifests").or_insert_with(|| json!([]));
+        if manifests.is_null() {
+            *manifests = json!([]);
+        }
+        let manifests = manifests.as_array_mut().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidLayer, OP).at(self.path.join("index.json")).because("manifests is no array")
+        })?;
+        let digest = manifest.digest.to_string();
+        manifests.retain(|entry| {
+            let name = entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME)).and_then(Value::as_str);
+            match reference {
+                Some(reference) => name != Some(reference),
+                None => name.is_some() || entry.get("digest").and_then(Value::as_str) != Some(&digest),
+            }
+        });
+        manifests.push(entry(manifest, platform, reference));
+        let bytes = serde_json::to_vec(&index).map_err(|error| Error::new(ErrorKind::Corrupt, OP).with_source(error))?;
+        durable::write_file(&self.root, Path::new("index.json"), &bytes, 0o644)
+    }
+
+    fn read_index(&self) -> Result<Map<String, Value>> {
+        let path = self.path.join("index.json");
+        let file = match self.root.open_file(b"index.json") {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut index = Map::new();
+                index.insert("schemaVersion".to_owned(), json!(2));
+                return Ok(index);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", error).at(&path))?;
+        if bytes.len() as u64 > DOCUMENT_MAX {
+            return Err(Error::new(ErrorKind::LimitExceeded, OP)
+                .at(&path)
+                .because(format!("it has more than {DOCUMENT_MAX} bytes")));
+        }
+        Index::parse(&bytes, None).map_err(|error| error.at(&path))?;
+        parse_json(OP, &bytes)
+    }
+}
+
+fn entry(manifest: &Descriptor, platform: Option<&Platform>, reference: Option<&str>) -> Value {
+    let mut entry = json!({ "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size });
+    if let (Some(platform), Some(members)) = (platform, entry.as_object_mut()) {
+        members.insert("platform".to_owned(), json!(platform));
+    }
+    if let (Some(reference), Some(members)) = (reference, entry.as_object_mut()) {
+        members.insert("annotations".to_owned(), json!({ REF_NAME: reference }));
+    }
+    entry
+}
+
+impl Write for NewBlob {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        self.size = self.size.saturating_add(count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl NewBlob {
+    /// Names the blob by its digest. Durable when it returns.
+    pub(crate) fn finish(self) -> Result<(Digest, u64)> {
+        let digest = self.hasher.clone().finish();
+        inode::set_mode(&self.file, 0o644)?;
+        durable::sync(&self.file)?;
+        self.directory.rename(&self.name, &self.directory, digest.to_hex().as_bytes())?;
+        self.directory.sync()?;
+        Ok((digest, self.size))
+    }
+}
+
+impl Drop for NewBlob {
+    fn drop(&mut self) {
+        // After `finish` the name is gone already.
+        let _ = self.directory.unlink(&self.name);
+    }
+}
+
+/// Opens a directory of the layout, making it where it is missing.
+fn directory(parent: &Dir, name: &[u8]) -> Result<Dir> {
+    match parent.mkdir(name, 0o755) {
+        Ok(()) => {
+            let made = parent.child(name)?;
+            inode::set_mode(&made, 0o755)?;
+            parent.sync()?;
+            Ok(made)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => parent.child(name),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::descriptor::MediaType;
+
+    fn descriptor(content: &str) -> Descriptor {
+        Descriptor::new(MediaType::MANIFEST, Algorithm::Sha256.digest(content.as_bytes()), content.len() as u64)
+    }
+
+    fn names(path: &Path) -> Vec<(String, Option<String>)> {
+        let index: Value = serde_json::from_slice(&std::fs::read(path.join("index.json")).unwrap()).unwrap();
+        let entries = index["manifests"].as_array().unwrap();
+        let name = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
+        entries.iter().map(|entry| (entry["digest"].as_str().unwrap().to_owned(), name(entry))).collect()
+    }
+
+    #[test]
+    fn an_index_grows_and_a_name_is_moved() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("layout");
+        let (one, two) = (descriptor("one"), descriptor("two"));
+        LayoutWriter::open(&path).unwrap().name(&one, None, Some("a")).unwrap();
+        let writer = LayoutWriter::open(&path).unwrap();
+        writer.name(&one, None, None).unwrap();
+        writer.name(&one, None, None).unwrap();
+        writer.name(&one, Some(&Platform::new("linux", "arm", None)), Some("b")).unwrap();
+        writer.name(&two, None, Some("a")).unwrap();
+        let (one, two) = (one.digest.to_string(), two.digest.to_string());
+        assert_eq!(names(&path), [(one.clone(), None), (one, Some("b".to_owned())), (two, Some("a".to_owned()))]);
+        assert_eq!(std::fs::read_to_string(path.join("oci-layout")).unwrap(), r#"{"imageLayoutVersion":"1.0.0"}"#);
+    }
+
+    #[test]
+    fn what_others_wrote_in_an_index_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("index.json"), r#"{"schemaVersion":2,"annotations":{"x":"y"},"manifests":null}"#).unwrap();
+        LayoutWriter::open(temp.path()).unwrap().name(&descriptor("one"), None, None).unwrap();
+        let index: Value = serde_json::from_slice(&std::fs::read(temp.path().join("index.json")).unwrap()).unwrap();
+        assert_eq!((&index["annotations"], index["manifests"].as_array().unwrap().len()), (&json!({ "x": "y" }), 1));
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("thesis.tex"), "").unwrap();
+        assert_eq!(LayoutWriter::open(temp.path()).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        std::fs::write(temp.path().join("index.json"), "{}").unwrap();
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        assert_eq!(writer.name(&descriptor("one"), None, None).unwrap_err().kind(), ErrorKind::InvalidLayer);
+        assert_eq!(std::fs::read_to_string(temp.path().join("index.json")).unwrap(), "{}");
+    }
+
+    #[test]
+    fn blobs_are_whole_or_not_there_and_damaged_ones_are_mended() {
+        let temp = tempfile::tempdir().unwrap();
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        let digest = Algorithm::Sha512.digest(b"hello");
+        let path = temp.path().join("blobs/sha512").join(digest.to_hex());
+        writer.put(&digest, &mut &b"hello"[..]).unwrap();
+        writer.put(&digest, &mut io::empty()).unwrap();
+        std::fs::write(&path, "hellO").unwrap();
+        writer.put(&digest, &mut &b"hello"[..]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"hello");
+        drop(writer.new_blob(Algorithm::Sha512).unwrap());
+        assert_eq!(std::fs::read_dir(temp.path().join("blobs/sha512")).unwrap().count(), 1);
+        assert_eq!(writer.put(&Algorithm::Sha256.digest(b"x"), &mut &b"y"[..]).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

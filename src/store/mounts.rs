@@ -1,0 +1,41 @@
+//! `mounts`: what is to be mounted for a snapshot that is there already.
+
+use super::{Store, no_snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::Mount;
+use crate::snapshot::Kind;
+use crate::tree::Access;
+
+impl Store {
+    /// What is to be mounted for an Active snapshot or a View: the same as when it was made, also in another process.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// # store.prepare(&plywood::snapshot::Key::new("web-1")?, None, &Default::default())?;
+    /// let mount = store.mounts("web-1")?;
+    /// # drop(mount);
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a Committed snapshot, which is mounted through a View or an Active one on it; `Io`.
+    pub fn mounts(&self, key: &str) -> Result<Mount> {
+        let (row, chain) = {
+            let reader = self.metadata().read()?;
+            let row = reader.snapshot(key)?.ok_or_else(|| no_snapshot("mounts", key))?;
+            let chain = row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
+            (row, chain)
+        };
+        let access = match row.kind {
+            Kind::Active => Access::ReadWrite,
+            Kind::View => Access::ReadOnly,
+            Kind::Committed => {
+                return Err(Error::new(ErrorKind::InvalidArgument, "mounts")
+                    .at(key)
+                    .because("a committed snapshot is not mounted itself")
+                    .with_hint("make a view of it, or prepare an active snapshot on it"));
+            }
+        };
+        self.backend().mount(row.tree, &chain, access)
+    }
+}

@@ -1,0 +1,219 @@
+//! Opening a store, and making one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::directories::{Home, LOCKS, TREES};
+use super::{Inner, Store};
+use crate::backend::Backend;
+use crate::content::Content;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Locks;
+use crate::metadata::{DATABASE, Metadata, StoreRow};
+use crate::sys::flock::Sharing;
+use crate::sys::{Dir, boot};
+use crate::tar::Limits;
+use crate::tree::Ids;
+
+/// How a store keeps its trees.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum BackendChoice {
+    /// What the store was made with; for a new one the best that works here, found out by trying.
+    #[default]
+    Auto,
+    /// Kernel overlayfs.
+    Overlay,
+    /// Whole copies, reflinked where the file system can.
+    Copy,
+    /// One of somebody else's making. It must be given each time the store is opened.
+    Custom(Arc<dyn Backend>),
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreOptions {
+    /// The store's directory. It is made, mode 0700, with those above it that are missing (0755 less the umask).
+    pub root: PathBuf,
+    /// How trees are kept; a store keeps the backend that it was made with. `Auto` by default.
+    pub backend: BackendChoice,
+    /// What becomes of owners outside the id map when layers are imported. `Exact` by default.
+    pub ids: Ids,
+    /// What a layer may ask for. Figures that no honest image meets by default.
+    pub limits: Limits,
+}
+
+impl StoreOptions {
+    /// A store in this directory, everything else as by default.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), backend: BackendChoice::Auto, ids: Ids::default(), limits: Limits::default() }
+    }
+
+    /// With this backend.
+    #[must_use]
+    pub fn backend(mut self, backend: BackendChoice) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// With this policy for owners.
+    #[must_use]
+    pub fn ids(mut self, ids: Ids) -> Self {
+        self.ids = ids;
+        self
+    }
+
+    /// With these limits on layers.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes one there, with everything as by default.
+    ///
+    /// ```no_run
+    /// let store = plywood::store::Store::open("/var/lib/plywood")?;
+    /// println!("{}: {}", store.backend().name(), store.backend_reason());
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_with(&StoreOptions::new(root))
+    }
+
+    /// Opens the store in a directory, or makes one there. Clears away what processes that died left behind. When making one fails,
+    /// nothing is left.
+    ///
+    /// ```
+    /// # let directory = plywood::testing::temporary_directory()?;
+    /// # let root = directory.path().join("store");
+    /// use plywood::store::{BackendChoice, Store, StoreOptions};
+    ///
+    /// let store = Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy))?;
+    /// assert_eq!(store.backend().name(), "copy");
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a directory that cannot be written; `Unsupported` where the file system or the system cannot do what the
+    /// backend needs; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
+    /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
+    pub fn open_with(options: &StoreOptions) -> Result<Self> {
+        let path = std::path::absolute(&options.root).map_err(|error| Error::io("open store", error).at(&options.root))?;
+        let mut sharing = Sharing::Shared;
+        loop {
+            let home = Home::open(&path, sharing)?;
+            match open_in(home, &path, options)? {
+                Some(store) => {
+                    store.recover()?;
+                    return Ok(store);
+                }
+                // A crash left a store that is not yet one: it is made anew, by whoever has it alone.
+                None => sharing = Sharing::Exclusive,
+            }
+        }
+    }
+}
+
+fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Store>> {
+    if home.root.stat(DATABASE.as_bytes())?.is_some() {
+        let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
+        if metadata.is_made()? {
+            let row = metadata.read()?.store()?;
+            let found = Found::again(&options.backend, &row, path, home.directory(TREES)?)?;
+            return assemble(&home, path, options, metadata, found).map(Some);
+        }
+        if !home.alone {
+            return Ok(None);
+        }
+    }
+    match make(&home, path, options) {
+        Ok(store) => Ok(Some(store)),
+        Err(error) => {
+            home.take_back();
+            Err(error.at(path))
+        }
+    }
+}
+
+/// Makes a store in a directory that is held alone. The backend is found before there is a database: most of what can fail does so
+/// there.
+fn make(home: &Home, path: &Path, options: &StoreOptions) -> Result<Store> {
+    let found = Found::make(&options.backend, path, home.directory(TREES)?)?;
+    let row = StoreRow {
+        backend: found.backend.name().to_owned(),
+        style: found.style.clone(),
+        created_by: concat!("plywood ", env!("CARGO_PKG_VERSION")).to_owned(),
+        boot: boot::id(),
+    };
+    let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
+    metadata.make(&row)?;
+    let store = assemble(home, path, options, metadata, found)?;
+    home.root.sync()?;
+    Ok(store)
+}
+
+fn assemble(home: &Home, path: &Path, options: &StoreOptions, metadata: Metadata, found: Found) -> Result<Store> {
+    let inner = Inner {
+        path: path.to_owned(),
+        root: home.root.try_clone()?,
+        locks: Locks::new(home.directory(LOCKS)?),
+        metadata,
+        content: Content::open(&home.root)?,
+        backend: found.backend,
+        reason: found.reason,
+        ids: options.ids,
+        limits: options.limits.clone(),
+        session: Mutex::default(),
+    };
+    Ok(Store { inner: Arc::new(inner) })
+}
+
+/// A backend, and why.
+struct Found {
+    backend: Arc<dyn Backend>,
+    style: String,
+    reason: String,
+}
+
+impl Found {
+    /// For a new store.
+    fn make(choice: &BackendChoice, path: &Path, trees: Dir) -> Result<Self> {
+        match choice {
+            BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
+            BackendChoice::Auto | BackendChoice::Overlay | BackendChoice::Copy => {
+                Err(Error::new(ErrorKind::Unsupported, "open store").at(path).because(format!("{trees:?}")))
+            }
+        }
+    }
+
+    /// For a store that is there.
+    fn again(choice: &BackendChoice, row: &StoreRow, path: &Path, _trees: Dir) -> Result<Self> {
+        let named = match choice {
+            BackendChoice::Auto => row.backend.as_str(),
+            BackendChoice::Overlay => "overlay",
+            BackendChoice::Copy => "copy",
+            BackendChoice::Custom(backend) => backend.name(),
+        };
+        if named != row.backend {
+            return Err(Error::new(ErrorKind::InvalidArgument, "open store")
+                .at(path)
+                .because(format!("the store was made with the {} backend, not with {named}", row.backend))
+                .with_hint("leave the choice of the backend out, or use another directory"));
+        }
+        match choice {
+            BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
+            _ => Err(Error::new(ErrorKind::Unsupported, "open store").at(path)),
+        }
+    }
+
+    fn custom(backend: &Arc<dyn Backend>) -> Self {
+        Self { backend: Arc::clone(backend), style: String::new(), reason: "the caller brought it".to_owned() }
+    }
+}

@@ -1,0 +1,170 @@
+//! `prepare` and `view`: a new snapshot to be mounted, writable or not.
+//!
+//! Order: a number for the tree, under the session's lease; the tree, durable; then, in one transaction that looks at everything again,
+//! the row. A crash before that leaves a tree that the dead lease gives away.
+
+use super::{Store, no_snapshot};
+use crate::entry::Attributes;
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::{NewSnapshot, SnapshotRow, Survives};
+use crate::mount::Mount;
+use crate::snapshot::{Key, Kind, Labels, Name};
+use crate::tree::{Access, TreeId};
+
+/// How [`Store::prepare`] and [`Store::view`] make a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrepareOptions {
+    /// The new snapshot's labels; none by default.
+    pub labels: Labels,
+}
+
+impl PrepareOptions {
+    /// With these labels.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+}
+
+impl Store {
+    /// Makes an Active snapshot: a writable root file system on a Committed parent, or an empty one without. Gives what is to be
+    /// mounted; nothing is mounted yet. Durable when it returns.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// use plywood::snapshot::{Key, Kind};
+    ///
+    /// let key = Key::new("web-1")?;
+    /// let mount = store.prepare(&key, None, &Default::default())?;
+    /// assert_eq!(store.stat("web-1")?.kind, Kind::Active);
+    /// # drop(mount);
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a key that is taken, by whatever kind of snapshot; `NotFound` without such a parent; `InvalidArgument` where
+    /// the parent is not Committed; `LimitExceeded` where the stack is higher than the backend can mount; `NoSpace`, `Io`.
+    pub fn prepare(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
+        self.new_snapshot("prepare", Kind::Active, key, parent, options)
+    }
+
+    /// Makes a View: a Committed parent (or nothing) to be mounted read-only. The rest is as in [`prepare`](Self::prepare).
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// use plywood::snapshot::{Key, Name};
+    ///
+    /// # store.prepare(&Key::new("build")?, None, &Default::default())?;
+    /// # store.commit(&Name::new("base")?, &Key::new("build")?, &Default::default())?;
+    /// let mount = store.view(&Key::new("look")?, Some(&Name::new("base")?), &Default::default())?;
+    /// # drop(mount);
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn view(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
+        self.new_snapshot("view", Kind::View, key, parent, options)
+    }
+
+    fn new_snapshot(
+        &self,
+        op: &'static str,
+        kind: Kind,
+        key: &Key,
+        parent: Option<&Name>,
+        options: &PrepareOptions,
+    ) -> Result<Mount> {
+        let (parent, chain, root) = self.look_below(op, key, parent)?;
+        self.check_height(op, key.as_str(), chain.len())?;
+        let tree = self.allocate_tree()?;
+        let result = (|| {
+            self.backend().create(tree, &chain, &root)?;
+            let access = if kind == Kind::View { Access::ReadOnly } else { Access::ReadWrite };
+            let mount = self.backend().mount(tree, &chain, access)?;
+            self.name_snapshot(op, kind, key, parent.as_ref(), tree, &root, options)?;
+            Ok(mount)
+        })();
+        result.inspect_err(|_| self.abandon_tree(tree))
+    }
+
+    fn look_below(
+        &self,
+        op: &'static str,
+        key: &Key,
+        parent: Option<&Name>,
+    ) -> Result<(Option<SnapshotRow>, Vec<TreeId>, Attributes)> {
+        let reader = self.metadata().read()?;
+        if reader.snapshot(key.as_str())?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, op).at(key.as_str()));
+        }
+        let Some(parent) = parent else { return Ok((None, Vec::new(), Attributes::implied())) };
+        let parent = reader.snapshot(parent.as_str())?.ok_or_else(|| no_parent(op, parent))?;
+        if parent.kind != Kind::Committed {
+            let reason = format!("the parent is {}; only a committed snapshot can be one", parent.kind);
+            return Err(Error::new(ErrorKind::InvalidArgument, op).at(&parent.name).because(reason));
+        }
+        let (chain, root) = (reader.chain(parent.id)?, parent.root.clone());
+        Ok((Some(parent), chain, root))
+    }
+
+    /// Refuses a stack of trees that the backend could not mount, with both figures.
+    pub(crate) fn check_height(&self, op: &'static str, name: &str, height: usize) -> Result<()> {
+        let limit = self.backend().longest_chain();
+        if height <= limit {
+            return Ok(());
+        }
+        let reason = format!("{height} layers would be stacked, and the {} backend mounts {limit} at most", self.backend().name());
+        Err(Error::new(ErrorKind::LimitExceeded, op).at(name).because(reason))
+    }
+
+    fn allocate_tree(&self) -> Result<TreeId> {
+        let session = self.session()?;
+        // Needs no sync of its own: whatever names the tree later carries this with it to the disk.
+        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        let tree = transaction.allocate_tree(session, self.backend().name())?;
+        transaction.commit()?;
+        Ok(tree)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn name_snapshot(
+        &self,
+        op: &'static str,
+        kind: Kind,
+        key: &Key,
+        parent: Option<&SnapshotRow>,
+        tree: TreeId,
+        root: &Attributes,
+        options: &PrepareOptions,
+    ) -> Result<()> {
+        let transaction = self.metadata().write()?;
+        if let Some(parent) = parent
+            && transaction.snapshot_by_id(parent.id)?.is_none()
+        {
+            return Err(Error::new(ErrorKind::NotFound, op).at(&parent.name).because("the parent was removed meanwhile"));
+        }
+        if transaction.snapshot(key.as_str())?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, op).at(key.as_str()));
+        }
+        let parent = parent.map(|parent| parent.id);
+        transaction.insert_snapshot(&NewSnapshot { name: key.as_str(), kind, parent, tree, root, labels: &options.labels })?;
+        transaction.commit()
+    }
+
+    /// Throws away a tree that did not get its name. What fails here is done by the next collection.
+    fn abandon_tree(&self, tree: TreeId) {
+        let _ = (|| {
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
+            transaction.trash_tree(tree)?;
+            transaction.commit()?;
+            self.delete_trash_tree(tree)
+        })();
+    }
+}
+
+fn no_parent(op: &'static str, parent: &Name) -> Error {
+    no_snapshot(op, parent.as_str()).because("there is no parent of this name")
+}

@@ -1,0 +1,68 @@
+//! What opening clears away: what dead processes were making, and directories that no row names.
+//!
+//! A tree that was being built under a dead process's lease never had a name: its bytes are deleted. A directory without any row is
+//! there only after a power cut or after the database was put back from elsewhere. It may be a container's data, so it is never
+//! deleted: it moves to `lost+found`. Looking for such directories takes time, and is needed only once in each boot.
+
+use super::directories::{LOST, private_directory};
+use super::{Store, directories};
+use crate::error::{ErrorKind, Result};
+use crate::metadata::Survives;
+use crate::sys::{Dir, boot};
+use crate::tree::TreeId;
+
+impl Store {
+    /// Clears away what is left of crashes.
+    pub(super) fn recover(&self) -> Result<()> {
+        for tree in self.end_dead_leases()? {
+            self.delete_trash_tree(tree)?;
+        }
+        let boot = boot::id();
+        if boot.is_empty() || self.metadata().read()?.store()?.boot != boot {
+            self.find_lost_trees()?;
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
+            transaction.set_boot(&boot)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Moves trees without a row to `lost+found`.
+    pub(super) fn find_lost_trees(&self) -> Result<()> {
+        let trees = self.directory().child(directories::TREES.as_bytes())?;
+        // First the directories, then the rows: a row is there before its directory.
+        let mut found = Vec::new();
+        for entry in trees.entries()? {
+            let name = entry?.name;
+            let number = std::str::from_utf8(&name).ok().and_then(|text| text.parse().ok());
+            found.extend(number.map(TreeId).filter(|&tree| tree != TreeId::EMPTY));
+        }
+        let known = self.metadata().read()?.known_trees()?;
+        let known: std::collections::HashSet<_> = known.into_iter().collect();
+        found.retain(|tree| !known.contains(tree));
+        if found.is_empty() {
+            return Ok(());
+        }
+        let lost = private_directory(self.directory(), LOST)?;
+        for tree in found {
+            tracing::warn!(%tree, "a tree that no snapshot names was moved to lost+found");
+            move_to(&trees, tree, &lost)?;
+        }
+        trees.sync()?;
+        lost.sync()
+    }
+}
+
+fn move_to(trees: &Dir, tree: TreeId, lost: &Dir) -> Result<()> {
+    let name = tree.to_string();
+    for attempt in 0_u32.. {
+        let free = if attempt == 0 { name.clone() } else { format!("{name}.{attempt}") };
+        match trees.rename_noreplace(name.as_bytes(), lost, free.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // Another process opens the store too.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            done => return done,
+        }
+    }
+    Ok(())
+}

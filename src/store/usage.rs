@@ -1,0 +1,28 @@
+//! `usage`: what a snapshot alone takes.
+
+use super::{Store, no_snapshot};
+use crate::error::Result;
+use crate::snapshot::{Kind, Usage};
+
+impl Store {
+    /// What a snapshot takes, without its parents. Of a Committed one it was counted once; of an Active one it is counted now, and
+    /// may be off by what is written meanwhile. A layer's tree that several snapshots share counts for each of them.
+    ///
+    /// ```
+    /// # let (store, _directory) = plywood::testing::temporary_store()?;
+    /// # store.prepare(&plywood::snapshot::Key::new("web-1")?, None, &Default::default())?;
+    /// let usage = store.usage("web-1")?;
+    /// println!("{} bytes in {} inodes", usage.bytes, usage.inodes);
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub fn usage(&self, name: &str) -> Result<Usage> {
+        let row = self.metadata().read()?.snapshot(name)?.ok_or_else(|| no_snapshot("usage", name))?;
+        match (row.kind, row.usage) {
+            (Kind::Committed, Some(usage)) => Ok(usage),
+            _ => self.backend().usage(row.tree),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The trials themselves: each does the thing once, in a directory of its own.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::CloneFlags;
+use nix::unistd::ForkResult;
+use rustix::fs::{Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::mount::MountAttrFlags;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::path::EntryPath;
+use crate::sys::mount::{Api, FsContext, is_read_only, legacy};
+use crate::sys::{Dir, FileType, Root, inode, xattr};
+
+/// A directory for trials. Dropping it deletes it.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    parent: Dir,
+    name: Vec<u8>,
+    dir: Dir,
+    next: AtomicU32,
+}
+
+impl Scratch {
+    /// Makes one in a directory.
+    pub(crate) fn new(parent: &Dir) -> Result<Self> {
+        let pid = rustix::process::getpid().as_raw_nonzero();
+        for n in 0..1000_u32 {
+            let name = format!(".probe-{pid}-{n}").into_bytes();
+            match parent.mkdir_open(&name, 0o700) {
+                Ok(dir) => return Ok(Self { parent: parent.try_clone()?, name, dir, next: AtomicU32::new(0) }),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(ErrorKind::AlreadyExists, "probe").because("a thousand trials are left there, named .probe-*"))
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// A name in it that was never used.
+    fn name(&self) -> Vec<u8> {
+        format!("{}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = self.parent.remove_tree(&self.name);
+    }
+}
+
+/// An overlay that could be mounted and written to.
+#[derive(Debug)]
+pub(crate) struct OverlayTrial {
+    /// Whether the kernel takes the escape off xattrs that look like overlayfs's own (6.7).
+    pub(crate) escapes: bool,
+    /// The mount. It is gone with this.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) mount: OwnedFd,
+}
+
+/// Mounts an overlay over two layers, writes to it, hides something, and reads an escaped xattr.
+///
+/// # Errors
+/// Why that cannot be done here.
+pub(crate) fn try_overlay(scratch: &Scratch, user_xattrs: bool, api: Api) -> Result<OverlayTrial> {
+    let name = scratch.name();
+    let place = scratch.dir.mkdir_open(&name, 0o755)?;
+    let prefix = if user_xattrs { "user.overlay." } else { "trusted.overlay." };
+    for part in [&b"lower"[..], b"upper", b"work"] {
+        place.mkdir(part, 0o755)?;
+    }
+    let lower = place.child(b"lower")?;
+    let file = lower.create_file(b"file", 0o644)?;
+    xattr::set(&file, format!("{prefix}overlay.plywood").as_bytes(), b"x")?;
+    let mount = mount_overlay(&place, user_xattrs, api)?;
+    if is_read_only(&mount)? {
+        return Err(Error::new(ErrorKind::Unsupported, "mount overlay")
+            .because("the kernel mounts it read-only: the file system cannot serve as overlayfs's workdir"));
+    }
+    let root = Root::from_fd(mount);
+    let inside = root.dir()?;
+    inside.create_file(b"new", 0o644)?;
+    let shown = root.literal(&EntryPath::parse("file").unwrap_or_default())?;
+    let shown = shown.ok_or_else(|| Error::new(ErrorKind::Unsupported, "mount overlay").because("it does not show its layers"))?;
+    let escapes = xattr::get(&shown, format!("{prefix}plywood").as_bytes())?.is_some();
+    inside.unlink(b"file")?;
+    Ok(OverlayTrial { escapes, mount: OwnedFd::from(inside) })
+}
+
+fn mount_overlay(place: &Dir, user_xattrs: bool, api: Api) -> Result<OwnedFd> {
+    if api == Api::Legacy {
+        let style: &[u8] = if user_xattrs { b"userxattr," } else { b"" };
+        let data = [style, b"lowerdir=lower,upperdir=upper,workdir=work"].concat();
+        return legacy::detached(place.as_fd(), legacy::Options { data: &data, read_only: false });
+    }
+    let fs = FsContext::open("overlay", api)?;
+    if user_xattrs {
+        fs.set_flag("userxattr")?;
+    }
+    for (key, part) in [("lowerdir+", &b"lower"[..]), ("upperdir", b"upper"), ("workdir", b"work")] {
+        fs.set_directory(key, place.child_path_fd(part)?.as_fd())?;
+    }
+    fs.mount(MountAttrFlags::empty())
+}
+
+pub(super) fn try_xattr(scratch: &Scratch, name: &[u8]) -> Result<()> {
+    let file = scratch.dir.create_file(&scratch.name(), 0o600)?;
+    xattr::set(&file, name, b"x")
+}
+
+pub(super) fn try_reflink(scratch: &Scratch) -> Result<()> {
+    let mut from = scratch.dir.create_file(&scratch.name(), 0o600)?;
+    let to = scratch.dir.create_file(&scratch.name(), 0o600)?;
+    std::io::Write::write_all(&mut from, &[1; 8192]).map_err(|error| Error::io("write", error))?;
+    rustix::fs::ioctl_ficlone(&to, &from).map_err(|errno| Error::io("ioctl FICLONE", errno))
+}
+
+pub(super) fn try_file_types(scratch: &Scratch) -> Result<bool> {
+    let name = scratch.name();
+    let place = scratch.dir.mkdir_open(&name, 0o700)?;
+    place.mkdir(b"d", 0o700)?;
+    let mut all = true;
+    for entry in place.entries()? {
+        all &= entry?.file_type == FileType::Directory;
+    }
+    Ok(all)
+}
+
+pub(super) fn try_whiteout(scratch: &Scratch) -> Result<()> {
+    scratch.dir.mknod(&scratch.name(), FileType::CharacterDevice, 0, (0, 0))
+}
+
+pub(super) fn try_openat2(scratch: &Scratch) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat2(scratch.dir(), c".", flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        .map(drop)
+        .map_err(|errno| Error::io("openat2", errno))
+}
+
+/// Enters a user namespace in a child that does nothing else.
+pub(super) fn try_user_namespace() -> Result<()> {
+    #[allow(unsafe_code)]
+    // SAFETY: the process may have threads, so the child makes system calls only: it allocates nothing and takes no lock.
+    let forked = unsafe { nix::unistd::fork() };
+    match forked.map_err(|errno| Error::io("fork", errno))? {
+        ForkResult::Child => {
+            let code =
+                nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_or_else(|errno| errno as i32, |()| 0);
+            #[allow(unsafe_code)]
+            // SAFETY: `_exit` has no preconditions and does not return.
+            unsafe {
+                libc::_exit(code & 0xff)
+            }
+        }
+        ForkResult::Parent { child } => loop {
+            match nix::sys::wait::waitpid(child, None) {
+                Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => return Ok(()),
+                Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => {
+                    return Err(Error::io("unshare", std::io::Error::from_raw_os_error(code)));
+                }
+                Ok(_) => return Err(Error::new(ErrorKind::Unsupported, "unshare").because("the child was killed")),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(Error::io("waitpid", errno)),
+            }
+        },
+    }
+}
+
+/// The name of the file system by its mount, or its number where the mount table is not to be had.
+pub(super) fn file_system(scratch: &Scratch) -> String {
+    let number = || rustix::fs::fstatfs(scratch.dir()).map_or_else(|_| "unknown".to_owned(), |stat| format!("{:#x}", stat.f_type));
+    let mount = rustix::fs::statx(scratch.dir(), c"", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+    let id = mount.ok().filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id.to_string());
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let named = table.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        (mount.split(' ').next() == id.as_deref()).then(|| file_system.split(' ').next().unwrap_or_default().to_owned())
+    });
+    // A mount that is attached nowhere stands in no table.
+    named.unwrap_or_else(|| if is_overlay(scratch.dir()) { "overlay".to_owned() } else { number() })
+}
+
+fn is_overlay(dir: impl AsFd) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    rustix::fs::fstatfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(OVERLAYFS_SUPER_MAGIC))
+}

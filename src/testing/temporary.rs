@@ -1,0 +1,155 @@
+//! Stores that go with their test.
+
+use std::fs;
+use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use walkdir::WalkDir;
+
+use crate::error::{Error, Result};
+use crate::store::{Store, StoreOptions};
+
+/// A directory that is deleted when this is dropped, with all that a container may have left in it.
+#[derive(Debug)]
+#[must_use = "the directory is deleted when this is dropped"]
+pub struct TemporaryDirectory(Option<TempDir>);
+
+/// A store in a temporary directory, where the system keeps such (`TMPDIR`, else `/tmp`). It is a [`Store`] by deref; the directory is
+/// deleted when this is dropped, so drop mounts of its snapshots before it.
+///
+/// ```
+/// use plywood::snapshot::Key;
+/// use plywood::store::Store;
+///
+/// let store = Store::temporary()?;
+/// store.prepare(&Key::new("web-1")?, None, &Default::default())?;
+/// assert_eq!(store.stat("web-1")?.parent, None);
+/// # Ok::<_, plywood::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "the store is deleted when this is dropped"]
+pub struct TemporaryStore {
+    store: Store,
+    // After the store: it is dropped last.
+    _directory: TemporaryDirectory,
+}
+
+impl Store {
+    /// A store for one test, with whatever backend works here. Feature `testing`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn temporary() -> Result<TemporaryStore> {
+        Self::temporary_with(|options| options)
+    }
+
+    /// A store for one test, with other options than by default.
+    ///
+    /// ```
+    /// use plywood::store::{BackendChoice, Store};
+    ///
+    /// let store = Store::temporary_with(|options| options.backend(BackendChoice::Copy))?;
+    /// assert_eq!(store.backend().name(), "copy");
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn temporary_with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Result<TemporaryStore> {
+        Self::temporary_in(&std::env::temp_dir(), |_, options| Ok(change(options)))
+    }
+
+    /// A store in a new directory within `place`. `change` also learns of a path beside the store, where nothing is: a place for the
+    /// trees of a backend of one's own.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with), and those of `change`.
+    pub fn temporary_in(
+        place: impl AsRef<Path>,
+        change: impl FnOnce(&Path, StoreOptions) -> Result<StoreOptions>,
+    ) -> Result<TemporaryStore> {
+        let directory = new_directory(place.as_ref())?;
+        let options = change(&directory.path().join("trees"), StoreOptions::new(directory.path().join("store")))?;
+        Ok(TemporaryStore { store: Self::open_with(&options)?, _directory: directory })
+    }
+}
+
+impl Deref for TemporaryStore {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// A [temporary store](Store::temporary) as a plain [`Store`] and the directory that it stands in.
+///
+/// # Errors
+/// As [`Store::open`].
+pub fn temporary_store() -> Result<(Store, TemporaryDirectory)> {
+    let TemporaryStore { store, _directory } = Store::temporary()?;
+    Ok((store, _directory))
+}
+
+/// A new directory, 0700, where the system keeps such.
+///
+/// # Errors
+/// Those of making it.
+pub fn temporary_directory() -> Result<TemporaryDirectory> {
+    new_directory(&std::env::temp_dir())
+}
+
+fn new_directory(place: &Path) -> Result<TemporaryDirectory> {
+    let directory = tempfile::Builder::new().prefix("plywood-").tempdir_in(place);
+    Ok(TemporaryDirectory(Some(directory.map_err(|error| Error::io("make temporary directory", error))?)))
+}
+
+impl TemporaryDirectory {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().expect("it is there until it is dropped").path()
+    }
+}
+
+impl AsRef<Path> for TemporaryDirectory {
+    fn as_ref(&self) -> &Path {
+        self.path()
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        let Some(directory) = self.0.take() else { return };
+        let path: PathBuf = directory.path().to_owned();
+        if directory.close().is_err() {
+            // A container's directories may be closed to their owner.
+            for folder in WalkDir::new(&path).into_iter().filter_entry(|entry| entry.file_type().is_dir()) {
+                let folder =
+                    folder.map(walkdir::DirEntry::into_path).or_else(|error| error.path().map(Path::to_owned).ok_or(error));
+                if let Ok(folder) = folder {
+                    drop(fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
+                }
+            }
+            drop(fs::remove_dir_all(&path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_goes_with_closed_ones_in_it() {
+        let directory = temporary_directory().unwrap();
+        let path = directory.path().to_owned();
+        fs::create_dir_all(path.join("a/b/c")).unwrap();
+        for closed in ["a/b/c", "a/b", "a"] {
+            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0)).unwrap();
+        }
+        drop(directory);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,162 @@
+//! Random stacks of layers: the model of the tree rule against what the backends make, and back through diff.
+//!
+//! `PLYWOOD_TEST_LONG=N` runs N stacks instead of the few of an ordinary run, `PLYWOOD_TEST_SEED=HEX` another sequence than the usual
+//! one. A failure prints the smallest stack that shows it, as it would stand in a test's source.
+
+mod stacks;
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use plywood::snapshot::Name;
+use plywood::store::{BackendChoice, DiffOptions, Store};
+use plywood::testing::conformance::{import_onto, show};
+use plywood::testing::model::{self, Invalid};
+use plywood::testing::tree::assert_same_tree;
+use plywood::testing::{Layer, TemporaryStore, Tree, temporary_directory};
+use plywood::tree::Access;
+use plywood::{Context, ErrorKind};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
+
+use crate::support::Sandbox;
+use stacks::{Stack, stacks, with_markers_moved};
+
+/// Runs `test` on `usual` values, or on as many as the environment says.
+#[track_caller]
+fn check<S: Strategy>(usual: u32, strategy: &S, test: impl Fn(S::Value) -> TestCaseResult)
+where
+    S::Value: Debug,
+{
+    let count = std::env::var("PLYWOOD_TEST_LONG").ok().and_then(|count| count.parse().ok()).unwrap_or(usual);
+    let seed = std::env::var("PLYWOOD_TEST_SEED").unwrap_or_else(|_| "706c79776f6f6421".to_owned());
+    println!("{count} cases, PLYWOOD_TEST_SEED={seed}");
+    let mut bytes = seed.into_bytes();
+    bytes.resize(32, 0);
+    let config = Config { cases: count, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    match runner.run(strategy, test) {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, smallest)) => panic!("{reason}\n{smallest:?}"),
+        Err(TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+/// What the model makes of a stack: the tree below the first layer that is invalid, and how many layers that were.
+fn folded(Stack(layers): &Stack) -> (usize, Result<Tree, Invalid>) {
+    let mut last = Ok(Tree::new());
+    for count in 1..=layers.len() {
+        last = model::fold(&layers[..count]);
+        if last.is_err() {
+            return (count, last);
+        }
+    }
+    (layers.len(), last)
+}
+
+/// Rule 1: markers act first, wherever they stand.
+#[test]
+fn where_markers_stand_makes_no_difference() {
+    check(2_000, &with_markers_moved(), |(below, layer, moved)| {
+        let Ok(lower) = model::fold(&below.0) else { return Ok(()) };
+        let apply = |layer: &Layer| model::apply(&lower, &layer.entries().unwrap());
+        match (apply(&layer), apply(&moved)) {
+            (Ok(one), Ok(other)) => assert_same_tree(&one, &other),
+            (one, other) => assert_eq!(one.err().map(|e| e.contradictory), other.err().map(|e| e.contradictory)),
+        }
+        Ok(())
+    });
+}
+
+/// The random stacks are worth their time: most are valid, and they are not all alike.
+#[test]
+fn most_random_stacks_have_a_meaning() {
+    use std::cell::Cell;
+    let [valid, invalid, contradictory] = [const { Cell::new(0) }; 3];
+    check(2_000, &stacks(), |stack| {
+        let counter = match folded(&stack).1 {
+            Ok(_) => &valid,
+            Err(error) if error.contradictory => &contradictory,
+            Err(_) => &invalid,
+        };
+        counter.set(counter.get() + 1);
+        Ok(())
+    });
+    println!("{} valid, {} invalid, {} contradictory", valid.get(), invalid.get(), contradictory.get());
+    assert!(valid.get() > invalid.get() && contradictory.get() * 50 < valid.get());
+}
+
+/// The tree of a snapshot, as a View and as an Active one.
+fn mounted(store: &Store, name: Option<&Name>, at: &Path) -> Tree {
+    let [view, active] = [Access::ReadOnly, Access::ReadWrite].map(|access| {
+        let _shown = show(store, name, at, access).unwrap();
+        Tree::read(at).unwrap()
+    });
+    assert_same_tree(&view, &active);
+    view
+}
+
+fn diff(store: &Store, name: &Name) -> Vec<u8> {
+    let mut layer = Vec::new();
+    store.diff(name.as_str(), &mut layer, &DiffOptions::default(), &Context::default()).unwrap();
+    layer
+}
+
+/// model = each backend's mount; what is invalid to the model is `InvalidLayer` to all, at the same layer; each layer's diff is the
+/// same bytes on each backend, and applied again it makes the same tree.
+fn backends_agree_with_the_model(stores: &[TemporaryStore], stack: &Stack, at: &Path) {
+    let (count, folded) = folded(stack);
+    if folded.as_ref().is_err_and(|invalid| invalid.contradictory) {
+        return;
+    }
+    let (top, below) = stack.0[..count].split_last().unwrap();
+    let mut diffs: Option<Vec<u8>> = None;
+    for store in stores {
+        let backend = store.backend().name();
+        let mut parent = None;
+        for layer in below {
+            parent = Some(import_onto(store, parent.as_ref(), layer.tar().as_slice()).unwrap());
+        }
+        let name = match (import_onto(store, parent.as_ref(), top.tar().as_slice()), &folded) {
+            (Ok(name), Ok(_)) => name,
+            (Err(error), Err(_)) if error.kind() == ErrorKind::InvalidLayer => continue,
+            (Ok(_), Err(invalid)) => panic!("{backend} accepts what the model refuses: {invalid}"),
+            (Err(error), _) => panic!("{backend} refuses what the model accepts: {error}"),
+        };
+        let expected = folded.as_ref().unwrap();
+        let lines = expected.difference(&mounted(store, Some(&name), at));
+        assert!(lines.is_empty(), "{backend} differs from the model:\n  {}", lines.join("\n  "));
+
+        let layer = diff(store, &name);
+        let again =
+            import_onto(store, parent.as_ref(), layer.as_slice()).unwrap_or_else(|error| panic!("{backend}'s diff: {error}"));
+        let lines = expected.difference(&mounted(store, Some(&again), at));
+        assert!(lines.is_empty(), "{backend}: the diff, applied again, is another tree:\n  {}", lines.join("\n  "));
+        assert!(diff(store, &again) == layer, "{backend}: the diff of the diff has other bytes");
+        assert!(diffs.get_or_insert_with(|| layer.clone()) == &layer, "{backend}'s diff has other bytes");
+    }
+}
+
+fn both_backends() -> Vec<TemporaryStore> {
+    let open = |backend| Store::temporary_with(|options| options.backend(backend)).unwrap();
+    [BackendChoice::Overlay, BackendChoice::Copy].map(open).into()
+}
+
+fn compare(stores: &[TemporaryStore]) {
+    let directory = temporary_directory().unwrap();
+    check(64, &stacks(), |stack| {
+        // A panic is a failure to proptest, and is minimised like one.
+        backends_agree_with_the_model(stores, &stack, directory.path());
+        Ok(())
+    });
+}
+
+#[test]
+fn model_overlay_and_copy_are_the_same_trees() {
+    Sandbox::root().run(|| compare(&both_backends()));
+}
+
+#[test]
+fn model_overlay_and_copy_are_the_same_trees_in_a_user_namespace() {
+    Sandbox::user_namespace().run(|| compare(&both_backends()));
+}

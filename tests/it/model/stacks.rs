@@ -1,0 +1,168 @@
+//! Random stacks of layers over a small alphabet of paths, so that entries meet, follow, replace and hide each other.
+
+use std::fmt;
+
+use plywood::testing::Layer;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Layers, bottom first.
+#[derive(Clone)]
+pub(super) struct Stack(pub(super) Vec<Layer>);
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|layer| writeln!(f, "    .layer({layer:?})"))
+    }
+}
+
+/// One member of a layer.
+#[derive(Clone, Debug)]
+enum Member {
+    Dir(String, u32),
+    File(String, &'static str, u32),
+    Symlink(String, &'static str),
+    Hardlink(String, String),
+    Fifo(String),
+    Whiteout(String),
+    Opaque(String),
+    Root(u32),
+    /// A file in aufs's directory of link targets, and a link to it.
+    Aside(&'static str),
+    LinkAside(String, &'static str),
+}
+
+/// How a member's time and xattrs vary.
+#[derive(Clone, Copy, Debug)]
+struct Extra {
+    nanoseconds: u32,
+    xattr: bool,
+}
+
+impl Member {
+    fn is_marker(&self) -> bool {
+        matches!(self, Self::Whiteout(_) | Self::Opaque(_))
+    }
+
+    fn add_to(&self, layer: Layer, extra: Extra) -> Layer {
+        let Extra { nanoseconds, xattr } = extra;
+        let layer = match self {
+            Self::Dir(path, mode) => layer.dir(path, *mode),
+            Self::File(path, content, mode) => layer.file(path, content).mode(*mode),
+            Self::Symlink(path, target) => layer.symlink(path, target),
+            Self::Hardlink(path, target) => return layer.hardlink(path, target),
+            Self::Fifo(path) => layer.fifo(path),
+            Self::Whiteout(path) => return layer.whiteout(path),
+            Self::Opaque(path) => return layer.opaque(path),
+            Self::Root(mode) => layer.dir("", *mode),
+            Self::Aside(name) => return layer.file(format!(".wh..wh.plnk/{name}"), *name),
+            Self::LinkAside(path, name) => return layer.hardlink(path, format!(".wh..wh.plnk/{name}")),
+        };
+        let layer = if nanoseconds == 0 { layer } else { layer.mtime(1_500_000_000, nanoseconds) };
+        if xattr && !matches!(self, Self::Symlink(..) | Self::Fifo(_)) {
+            layer.xattr("user.x", [b'0' + nanoseconds as u8])
+        } else {
+            layer
+        }
+    }
+}
+
+fn path() -> impl Strategy<Value = String> {
+    // Few names and little depth: paths are to meet.
+    let name = prop_oneof![4 => Just("a"), 3 => Just("b"), 2 => Just("c"), 1 => Just("d")];
+    vec(name, 1..4).prop_map(|names| names.join("/"))
+}
+
+fn target() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "a",
+        "b",
+        "c",
+        "a/b",
+        "b/a",
+        "/",
+        "..",
+        ".",
+        "../..",
+        "/a",
+        "/b",
+        "/b/a",
+        "/a/b/c",
+        "../a",
+        "../b",
+        "../c/a",
+        "a/../b",
+        "../../b/c",
+        "missing",
+        "/missing/a",
+        "b/..",
+    ])
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    let mode = || prop::sample::select(vec![0o755, 0o700, 0o1777]);
+    prop_oneof![
+        5 => (path(), mode()).prop_map(|(path, mode)| Member::Dir(path, mode)),
+        6 => (path(), prop::sample::select(vec!["", "x", "yy"]), prop::sample::select(vec![0o644, 0o600, 0o4755]))
+            .prop_map(|(path, content, mode)| Member::File(path, content, mode)),
+        4 => (path(), target()).prop_map(|(path, target)| Member::Symlink(path, target)),
+        4 => (path(), path()).prop_map(|(path, target)| Member::Hardlink(path, target)),
+        1 => path().prop_map(Member::Fifo),
+        4 => path().prop_map(Member::Whiteout),
+        2 => prop_oneof![9 => path(), 1 => Just(String::new())].prop_map(Member::Opaque),
+        1 => mode().prop_map(Member::Root),
+        1 => prop::sample::select(vec!["1", "2"]).prop_map(Member::Aside),
+        1 => (path(), prop::sample::select(vec!["1", "2"])).prop_map(|(path, name)| Member::LinkAside(path, name)),
+    ]
+}
+
+fn members(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(Member, Extra)>> {
+    let extra = (0_u32..4, any::<bool>()).prop_map(|(nanoseconds, xattr)| Extra { nanoseconds, xattr });
+    vec((member(), extra), count)
+}
+
+fn layer(members: &[(Member, Extra)]) -> Layer {
+    members.iter().fold(Layer::new(), |layer, (member, extra)| member.add_to(layer, *extra))
+}
+
+/// Hardlinks whose target a layer cannot have make it invalid, and most random ones are such. Those that the layer or one below names
+/// nowhere are left out, but for one in ten.
+fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Extra)>> {
+    let mut named = std::collections::BTreeSet::new();
+    let mut aside = std::collections::BTreeSet::new();
+    let mut out = Vec::new();
+    for members in layers {
+        aside.clear();
+        for (member, _) in &members {
+            match member {
+                Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) => drop(named.insert(path.clone())),
+                Member::Aside(name) => drop(aside.insert(*name)),
+                _ => {}
+            }
+        }
+        let possible = |(index, (member, _)): &(usize, (Member, Extra))| match member {
+            Member::Hardlink(_, target) => named.contains(target) || index % 10 == 9,
+            Member::LinkAside(_, name) => aside.contains(name),
+            _ => true,
+        };
+        out.push(members.into_iter().enumerate().filter(possible).map(|(_, member)| member).collect());
+    }
+    out
+}
+
+/// One to four layers.
+pub(super) fn stacks() -> impl Strategy<Value = Stack> {
+    vec(members(0..9), 1..5).prop_map(|layers| Stack(with_possible_links(layers).iter().map(|members| layer(members)).collect()))
+}
+
+/// A stack, a layer over it, and the same layer with its markers elsewhere in the tar.
+pub(super) fn with_markers_moved() -> impl Strategy<Value = (Stack, Layer, Layer)> {
+    (stacks(), members(1..9), vec(any::<prop::sample::Index>(), 8)).prop_map(|(below, members, places)| {
+        let (markers, mut moved): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|(member, _)| member.is_marker());
+        for (marker, place) in markers.into_iter().zip(places) {
+            let place = place.index(moved.len() + 1);
+            moved.insert(place, marker);
+        }
+        (below, layer(&members), layer(&moved))
+    })
+}
