@@ -26,10 +26,13 @@ mod markers;
 mod metadata;
 mod owners;
 mod placed;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(feature = "testing")]
+#[cfg(test)]
 mod tests;
+mod usage;
 
 pub(crate) use facts::answer;
+pub(crate) use usage::usage;
 
 use entries::Applier;
 use markers::{Hidden, Markers};

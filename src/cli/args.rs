@@ -9,8 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 #[derive(Debug, Parser)]
 #[command(name = "plywood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
-Where a KEY, NAME or PARENT is asked for: an exact key or name, then an image's reference, then the beginning of a chain id
-(4 digits or more).
+Where a KEY, NAME or PARENT is asked for: an exact key or name, then an image's reference, then the beginning of a chain id (4 digits or more).
 
 Example:
   skopeo copy -q docker://alpine docker-archive:/dev/stdout | plywood import - --ref alpine

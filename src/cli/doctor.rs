@@ -17,6 +17,7 @@ use crate::namespace::{self, HeldIds};
 use crate::snapshot::Key;
 use crate::store::{BackendChoice, Store, StoreOptions};
 use crate::sys::mount::Api;
+use crate::sys::namespace::program;
 
 /// One thing that works here or does not.
 #[derive(Debug, Serialize)]
@@ -116,7 +117,10 @@ fn user_namespace() -> Vec<Check> {
             "sub-ids",
             reason.clone(),
             "layers with other owners than root are refused, or lose them with --ids squash",
-            format!("apt install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+            match program("newuidmap") {
+                Some(_) => format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+                None => format!("apt install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+            },
         ),
     };
     vec![Check::works("user namespace", "entered"), ids]

@@ -39,7 +39,6 @@ pub(super) fn store_root(global: &Global) -> Result<PathBuf> {
             .because("neither XDG_DATA_HOME nor HOME names an absolute directory")
             .with_hint("say where the store is: --root DIR")
     })?;
-    std::fs::create_dir_all(&data).map_err(|error| Error::io("mkdir", error).at(&data))?;
     Ok(data.join("plywood"))
 }
 

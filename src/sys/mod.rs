@@ -52,10 +52,3 @@ pub(crate) fn describe(fd: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
 fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
-
-/// Says that a unit test cannot run here; fails instead where the caller demands that all run.
-#[cfg(test)]
-pub(crate) fn skip_test(name: &str, reason: &str) {
-    assert!(std::env::var_os("PLYWOOD_TEST_REQUIRE").is_none_or(|value| value != "all"), "{name} must run, but: {reason}");
-    eprintln!("SKIP {name}: {reason}");
-}

@@ -10,6 +10,8 @@ mod arch;
 #[cfg(feature = "testing")]
 mod conformance;
 #[cfg(feature = "testing")]
+mod images;
+#[cfg(feature = "testing")]
 mod model;
 mod sandbox;
 mod support;

@@ -23,7 +23,7 @@ pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
 pub(super) fn runs(test: &str) -> bool {
     let root = inode::may_give_away() && FsContext::open("overlay", Api::Descriptors).is_ok();
     if !root {
-        crate::sys::skip_test(test, "needs root and overlayfs");
+        crate::sys::test_support::skip(test, "needs root and overlayfs");
     }
     root
 }
