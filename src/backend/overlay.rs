@@ -10,7 +10,6 @@
 mod root;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use super::{Backend, Frozen, Roots};
@@ -26,7 +25,7 @@ use crate::sys::capabilities::{Scratch, try_overlay};
 use crate::sys::durable::SyncPoint;
 use crate::sys::mount::Api;
 use crate::sys::usage::taken;
-use crate::sys::{Dir, Root, inode};
+use crate::sys::{Dir, Root};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
 use crate::whiteout::XattrStyle;
 

@@ -5,6 +5,7 @@
 //! while layers are unpacked, hashed or deleted.
 
 mod archive;
+mod capabilities;
 mod changes;
 mod commit;
 mod diff;
