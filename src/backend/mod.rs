@@ -3,9 +3,12 @@
 //! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
 //! Outside semver until 1.0.
 
+mod copy;
 mod overlay;
+pub(crate) mod probe;
 
 pub use crate::sys::capabilities::{Capabilities, Capability};
+pub use copy::Copy;
 pub use overlay::Overlay;
 
 use std::fmt;

@@ -5,11 +5,12 @@
 //! ([`plan`]), the second writes ([`emit`]); both go over the trees by [`walk`]. What a stream becomes (a tar, a list of changes) is
 //! the sink's: for a list its `wants_data` is false.
 //!
-//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below:
+//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below. An
+//! upperdir that hides its whole chain carries no mark for that: it is given whole, as a mount of itself.
 //!
 //! ```ignore
 //! let lower = Root::from_fd(detached_read_only_mount_of_the_chain).dir()?;    // none where nothing is below
-//! let upper = Upper::Overlay { dir: &fs, style, cut: roots.cut };
+//! let upper = Upper::Overlay { dir: &fs, style };
 //! let sides = Sides { upper, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
 //! diff::diff(&sides, out, cx)
 //! ```
@@ -31,7 +32,7 @@ use crate::entry::{Attributes, Entry, EntrySink, Status};
 use crate::error::Result;
 use crate::progress::{Context, Progress};
 use crate::sys::Dir;
-use crate::whiteout::overlay::Style;
+use crate::whiteout::XattrStyle;
 use emit::{Emit, RootPair};
 use seen::Form;
 use walk::{Trees, Walk};
@@ -44,9 +45,7 @@ pub(crate) enum Upper<'a> {
         /// The upperdir.
         dir: &'a Dir,
         /// Whose attributes the store speaks.
-        style: Style,
-        /// It hides the whole lower tree, although nothing in it says so: it is mounted without.
-        cut: bool,
+        style: XattrStyle,
     },
     /// The whole tree.
     Whole {
@@ -73,11 +72,11 @@ pub(crate) struct Sides<'a> {
 /// # Errors
 /// `Unsupported` for a name that begins with `.wh.`, before anything is written; `Cancelled`; those of the sink; `Io`.
 pub(crate) fn diff(sides: &Sides<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
-    let (upper, form, shows) = match sides.upper {
-        Upper::Overlay { dir, style, cut } => (dir, Form::Overlay(style), (!cut).then_some(style)),
-        Upper::Whole { dir } => (dir, Form::Plain, None),
+    let (upper, form) = match sides.upper {
+        Upper::Overlay { dir, style } => (dir, Form::Overlay(style)),
+        Upper::Whole { dir } => (dir, Form::Plain),
     };
-    let trees = Trees { upper, form, lower: sides.lower, shows };
+    let trees = Trees { upper, form, lower: sides.lower };
     let roots = RootPair { lower: sides.lower_root.cloned(), upper: sides.upper_root.cloned() };
     let plan = plan::plan(trees, cx)?;
     let pass = |out: &mut dyn EntrySink, cx: &Context<'_>| {

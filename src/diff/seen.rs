@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use crate::entry::{Attributes, Xattrs};
 use crate::error::Result;
 use crate::sys::inode;
-use crate::whiteout::overlay::Style;
+use crate::whiteout::XattrStyle;
 
 /// How a directory keeps its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Form {
     /// As the container sees it: a plain tree, or a mounted overlay.
     Plain,
     /// A raw upperdir, whose markers and attributes are overlayfs's.
-    Overlay(Style),
+    Overlay(XattrStyle),
 }
 
 /// Attributes, with the names of those that no layer may carry.
@@ -113,9 +113,9 @@ mod tests {
             "user.overlay.opaque",
             "user.a",
         ];
-        let trusted = names(Form::Overlay(Style::Trusted), &raw).0;
+        let trusted = names(Form::Overlay(XattrStyle::Trusted), &raw).0;
         assert_eq!(trusted, ["trusted.overlay.opaque", "trusted.overlay.overlay.x", "user.a", "user.overlay.opaque"]);
-        let user = names(Form::Overlay(Style::User), &raw).0;
+        let user = names(Form::Overlay(XattrStyle::User), &raw).0;
         assert_eq!(
             user,
             ["trusted.overlay.opaque", "trusted.overlay.overlay.opaque", "trusted.overlay.overlay.overlay.x", "user.a"]

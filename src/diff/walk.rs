@@ -14,7 +14,8 @@ use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::sys::descent::unless_gone;
 use crate::sys::{Descent, Dir, DirEntry, FileType, Stat, xattr};
-use crate::whiteout::overlay::{OPAQUE_VALUE, Style, WHITEOUT_DEVICE};
+use crate::whiteout::XattrStyle;
+use crate::whiteout::overlay::{OPAQUE_VALUE, WHITEOUT_DEVICE};
 
 /// What is walked.
 #[derive(Clone, Copy)]
@@ -22,8 +23,6 @@ pub(super) struct Trees<'a> {
     pub(super) upper: &'a Dir,
     pub(super) form: Form,
     pub(super) lower: Option<&'a Dir>,
-    /// The style of an upperdir through which the lower tree shows.
-    pub(super) shows: Option<Style>,
 }
 
 /// Names of the lower tree that show through an upperdir and are visited all the same, by their directory.
@@ -101,7 +100,6 @@ enum Kind {
 
 pub(super) struct Walk<'a> {
     form: Form,
-    shows: bool,
     upper: Descent,
     lower: Descent,
     extras: &'a Extras,
@@ -117,7 +115,6 @@ impl<'a> Walk<'a> {
     pub(super) fn new(trees: Trees<'_>, extras: &'a Extras, cx: &'a Context<'a>) -> Result<Self> {
         Ok(Self {
             form: trees.form,
-            shows: trees.shows.is_some(),
             upper: Descent::new(trees.upper.try_clone()?)?,
             lower: trees.lower.map_or(Ok(Descent::absent()), |lower| Descent::new(lower.try_clone()?))?,
             extras,
@@ -235,7 +232,7 @@ impl<'a> Walk<'a> {
         let mut names = Names::default();
         let lower = self.lower.here()?;
         let upper = if side == Side::Upper { self.upper.here()? } else { None };
-        let mut through = lower.is_some() && self.shows;
+        let mut through = lower.is_some() && self.form != Form::Plain;
         let mut seen = BTreeSet::new();
         if let Some(dir) = upper {
             let marks = match self.form {
@@ -293,11 +290,11 @@ pub(super) struct Marks {
     /// Nothing of the lower directory shows through.
     pub(super) opaque: bool,
     /// Empty files that carry an attribute are whiteouts too.
-    whiteouts: Option<Style>,
+    whiteouts: Option<XattrStyle>,
 }
 
 impl Marks {
-    pub(super) fn of(dir: &Dir, style: Style) -> Result<Self> {
+    pub(super) fn of(dir: &Dir, style: XattrStyle) -> Result<Self> {
         let value = xattr::get(dir, style.opaque())?;
         Ok(match value.as_deref() {
             Some(OPAQUE_VALUE) => Self { opaque: true, whiteouts: None },
