@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::digest::{ChainId, DiffId};
+use crate::digest::DiffId;
 use crate::error::{ErrorKind, Result};
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::{Dir, inode};
@@ -22,8 +22,6 @@ pub(crate) struct Locks(Arc<Dir>);
 pub(crate) enum Subject<'a> {
     /// A layer by what it is, whatever it stands on: who holds it, unpacks it.
     Layer(&'a DiffId),
-    /// A stack of layers by its name.
-    Chain(&'a ChainId),
     /// A writable tree that is being frozen.
     Tree(TreeId),
     /// Looking for what nothing reaches, and deleting what lies in the trash.
@@ -46,7 +44,6 @@ impl Subject<'_> {
     fn file_name(self) -> String {
         match self {
             Self::Layer(diff_id) => format!("layer-{diff_id}"),
-            Self::Chain(chain_id) => format!("chain-{chain_id}"),
             Self::Tree(tree) => format!("tree-{tree}"),
             Self::Collection => "collection".to_owned(),
             Self::Lease(lease) => format!("lease-{lease}"),
@@ -56,7 +53,7 @@ impl Subject<'_> {
 
 impl Subject<'_> {
     fn is_file_name(name: &str) -> bool {
-        name == "collection" || ["layer-", "chain-", "tree-", "lease-"].iter().any(|prefix| name.starts_with(prefix))
+        name == "collection" || ["layer-", "tree-", "lease-"].iter().any(|prefix| name.starts_with(prefix))
     }
 }
 

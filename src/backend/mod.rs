@@ -3,6 +3,14 @@
 //! A backend knows tree ids and directories; never keys, labels or transactions. What it makes durable, the store names afterwards.
 //! Outside semver until 1.0.
 
+mod copy;
+mod overlay;
+pub(crate) mod probe;
+
+pub use crate::sys::capabilities::{Capabilities, Capability};
+pub use copy::Copy;
+pub use overlay::Overlay;
+
 use std::fmt;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
@@ -47,6 +55,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `NoSpace`, `PermissionDenied`, `Io`.
     fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()>;
 
+    /// Makes the tree of a View: nothing will ever be written to it. The rest is as in [`create`](Self::create), which it is unless a
+    /// backend can do with less.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        self.create(tree, chain, root)
+    }
+
     /// Unpacks a layer over a chain into a new tree. Durable when it returns; on an error nothing is left.
     ///
     /// # Errors
@@ -69,7 +86,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `Unsupported` for a name that no layer can say, before anything is written; `Io`.
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()>;
 
-    /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create`](Self::create) made for a View.
+    /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.
     ///
     /// # Errors
     /// `LimitExceeded` where the chain is longer than [`longest_chain`](Self::longest_chain).

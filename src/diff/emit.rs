@@ -62,11 +62,11 @@ impl<'a> Emit<'a> {
             Some(attributes) => seen::see(attributes.clone(), Form::Plain),
             None => seen::read(directory.dir, directory.form)?,
         };
+        // Every tree has a root: without a parent it is the one that nobody described.
         let lower = seen::see(self.roots.lower.clone().unwrap_or(Attributes::implied()), Form::Plain);
         if upper.attributes != lower.attributes {
-            let status = if self.roots.lower.is_some() { Status::Modified } else { Status::Added };
             let change = Change::Upsert { node: Node::Directory, attributes: told(upper, directory.path, self.cx)? };
-            self.write(EntryPath::ROOT, change, status)?;
+            self.write(EntryPath::ROOT, change, Status::Modified)?;
         }
         // The root is no parent that must be written: it is there in every tree.
         self.parents.push(Parent { path: EntryPath::ROOT, seen: None });

@@ -5,11 +5,13 @@
 //! ([`plan`]), the second writes ([`emit`]); both go over the trees by [`walk`]. What a stream becomes (a tar, a list of changes) is
 //! the sink's: for a list its `wants_data` is false.
 //!
-//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below:
+//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below. An
+//! upperdir that hides its whole chain carries no mark for that: it is given whole, as a mount of itself.
 //!
 //! ```ignore
-//! let lower = Dir::open_at(detached_read_only_mount_of(chain))?;    // or None: nothing is below
-//! let sides = Sides { upper: Upper::Overlay { dir: &fs, style }, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
+//! let lower = Root::from_fd(detached_read_only_mount_of_the_chain).dir()?;    // none where nothing is below
+//! let upper = Upper::Overlay { dir: &fs, style };
+//! let sides = Sides { upper, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
 //! diff::diff(&sides, out, cx)
 //! ```
 //!
@@ -30,9 +32,10 @@ use crate::entry::{Attributes, Entry, EntrySink, Status};
 use crate::error::Result;
 use crate::progress::{Context, Progress};
 use crate::sys::Dir;
+use crate::whiteout::XattrStyle;
 use emit::{Emit, RootPair};
-use seen::{Form, Style};
-use walk::Walk;
+use seen::Form;
+use walk::{Trees, Walk};
 
 /// The tree whose changes are wanted, as its backend keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +45,7 @@ pub(crate) enum Upper<'a> {
         /// The upperdir.
         dir: &'a Dir,
         /// Whose attributes the store speaks.
-        style: Style,
+        style: XattrStyle,
     },
     /// The whole tree.
     Whole {
@@ -73,11 +76,12 @@ pub(crate) fn diff(sides: &Sides<'_>, out: &mut dyn EntrySink, cx: &Context<'_>)
         Upper::Overlay { dir, style } => (dir, Form::Overlay(style)),
         Upper::Whole { dir } => (dir, Form::Plain),
     };
+    let trees = Trees { upper, form, lower: sides.lower };
     let roots = RootPair { lower: sides.lower_root.cloned(), upper: sides.upper_root.cloned() };
-    let plan = plan::plan(upper, form, sides.lower, cx)?;
+    let plan = plan::plan(trees, cx)?;
     let pass = |out: &mut dyn EntrySink, cx: &Context<'_>| {
         let mut emit = Emit::new(&plan, &roots, out, cx);
-        Walk::new(upper, form, sides.lower, &plan.extras, cx)?.run(&mut emit)
+        Walk::new(trees, &plan.extras, cx)?.run(&mut emit)
     };
     if plan.marked {
         // A `.wh.` name that nobody changed is in nobody's way: only a pass for the form's sake tells.

@@ -11,13 +11,14 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::compare::{self, bad_name};
-use super::seen::{Form, Style};
-use super::walk::{Directory, Extras, Marks, Pair, Visitor, Walk, unsayable};
+use super::seen::Form;
+use super::walk::{Directory, Extras, Marks, Pair, Trees, Visitor, Walk, unsayable};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::sys::content::Buffers;
 use crate::sys::{Descent, Dir, FileType, Stat};
+use crate::whiteout::XattrStyle;
 
 /// An inode of one of the two trees.
 pub(super) type Inode = ((u32, u32), u64);
@@ -45,17 +46,17 @@ impl Plan {
 }
 
 /// Looks the trees through.
-pub(super) fn plan(upper: &Dir, form: Form, lower: Option<&Dir>, cx: &Context<'_>) -> Result<Plan> {
+pub(super) fn plan(trees: Trees<'_>, cx: &Context<'_>) -> Result<Plan> {
     let none = Extras::default();
-    let mut walk = Walk::new(upper, form, lower, &none, cx)?;
+    let mut walk = Walk::new(trees, &none, cx)?;
     let mut survey = Survey { groups: Groups::default(), buffers: Buffers::default(), cx };
     walk.run(&mut survey)?;
     let (mut groups, mut marked) = (survey.groups, walk.marked);
     let mut extras = Extras::default();
-    if let (Form::Overlay(style), Some(lower)) = (form, lower)
+    if let (Form::Overlay(style), Some(lower)) = (trees.form, trees.lower)
         && !groups.keepers.is_empty()
     {
-        for path in groups.moved_below(names_below(upper, style, lower, &groups, cx)?) {
+        for path in groups.moved_below(names_below(trees.upper, style, lower, &groups, cx)?) {
             marked |= path.components().any(|name| name.starts_with(b".wh."));
             extras.add(&path);
         }
@@ -183,7 +184,7 @@ impl Visitor for Survey<'_> {
 /// Looks in the lower tree for the names of the inodes that have a keeper, and gives those that show through the upperdir.
 fn names_below(
     upper: &Dir,
-    style: Style,
+    style: XattrStyle,
     lower: &Dir,
     groups: &Groups,
     cx: &Context<'_>,
@@ -252,7 +253,7 @@ fn names_below(
 }
 
 /// Enters the directory of an upperdir that belongs to one of the lower tree, and says whether that shows through.
-fn enter(upper: &mut Descent, name: &[u8], style: Style) -> Result<bool> {
+fn enter(upper: &mut Descent, name: &[u8], style: XattrStyle) -> Result<bool> {
     let here = match upper.here()? {
         Some(dir) => dir.stat(name)?,
         None => None,

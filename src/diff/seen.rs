@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use crate::entry::{Attributes, Xattrs};
 use crate::error::Result;
 use crate::sys::inode;
+use crate::whiteout::XattrStyle;
 
 /// How a directory keeps its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,39 +16,7 @@ pub(crate) enum Form {
     /// As the container sees it: a plain tree, or a mounted overlay.
     Plain,
     /// A raw upperdir, whose markers and attributes are overlayfs's.
-    Overlay(Style),
-}
-
-/// Whose attributes an overlay store speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
-    /// `trusted.overlay.*`
-    Trusted,
-    /// `user.overlay.*`
-    User,
-}
-
-impl Style {
-    fn prefix(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.",
-            Self::User => b"user.overlay.",
-        }
-    }
-
-    pub(super) fn opaque(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.opaque",
-            Self::User => b"user.overlay.opaque",
-        }
-    }
-
-    pub(super) fn whiteout(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.whiteout",
-            Self::User => b"user.overlay.whiteout",
-        }
-    }
+    Overlay(XattrStyle),
 }
 
 /// Attributes, with the names of those that no layer may carry.
@@ -69,12 +38,9 @@ pub(crate) fn see(attributes: Attributes, form: Form) -> Seen {
     for (name, value) in attributes.xattrs {
         let name = match form {
             Form::Plain => name,
-            Form::Overlay(style) => match name.strip_prefix(style.prefix()) {
-                None => name,
-                Some(own) => match own.strip_prefix(b"overlay.") {
-                    Some(escaped) => [style.prefix(), escaped].concat(),
-                    None => continue,
-                },
+            Form::Overlay(style) => match style.unescape(&name) {
+                Some(name) => name,
+                None => continue,
             },
         };
         match fate(&name) {
@@ -147,9 +113,9 @@ mod tests {
             "user.overlay.opaque",
             "user.a",
         ];
-        let trusted = names(Form::Overlay(Style::Trusted), &raw).0;
+        let trusted = names(Form::Overlay(XattrStyle::Trusted), &raw).0;
         assert_eq!(trusted, ["trusted.overlay.opaque", "trusted.overlay.overlay.x", "user.a", "user.overlay.opaque"]);
-        let user = names(Form::Overlay(Style::User), &raw).0;
+        let user = names(Form::Overlay(XattrStyle::User), &raw).0;
         assert_eq!(
             user,
             ["trusted.overlay.opaque", "trusted.overlay.overlay.opaque", "trusted.overlay.overlay.overlay.x", "user.a"]

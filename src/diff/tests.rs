@@ -115,7 +115,7 @@ impl Scene {
     }
 
     fn overlay_diff(&self, cx: &Context<'_>) -> Result<Layer> {
-        self.diff_of(Upper::Overlay { dir: &self.dir("upper"), style: Style::Trusted }, cx)
+        self.diff_of(Upper::Overlay { dir: &self.dir("upper"), style: XattrStyle::Trusted }, cx)
     }
 
     /// The stream, which must be the same from all forms of the tree, and say the tree.
@@ -395,7 +395,7 @@ fn names_that_no_layer_can_say_are_refused_before_anything_is_written() {
         };
         let lower = scene.dir("lower");
         let merged = Dir::open(scene.merged()).unwrap();
-        for upper in [Upper::Overlay { dir: &scene.dir("upper"), style: Style::Trusted }, Upper::Whole { dir: &merged }] {
+        for upper in [Upper::Overlay { dir: &scene.dir("upper"), style: XattrStyle::Trusted }, Upper::Whole { dir: &merged }] {
             let mut layer = Layer::default();
             let sides = Sides { upper, lower: Some(&lower), lower_root: None, upper_root: None };
             let error = diff(&sides, &mut layer, &Context::default()).unwrap_err();
@@ -416,7 +416,7 @@ fn the_root_is_written_first_and_only_where_it_differs() {
     assert_eq!(layer.summary(), "~./ -a +c");
     let with_roots = |lower_root: Option<&Attributes>, upper_root: Option<&Attributes>| {
         let (upper, lower) = (scene.dir("upper"), scene.dir("lower"));
-        let upper = Upper::Overlay { dir: &upper, style: Style::Trusted };
+        let upper = Upper::Overlay { dir: &upper, style: XattrStyle::Trusted };
         let mut layer = Layer::default();
         diff(&Sides { upper, lower: Some(&lower), lower_root, upper_root }, &mut layer, &Context::default()).unwrap();
         layer.summary()
@@ -426,7 +426,7 @@ fn the_root_is_written_first_and_only_where_it_differs() {
     assert_eq!(with_roots(Some(&other), Some(&other)), "-a +c", "the snapshots say, not the directories");
     assert_eq!(with_roots(Some(&implied), Some(&other)), "~./ -a +c");
     assert_eq!(with_roots(None, Some(&implied)), "-a +c");
-    assert_eq!(with_roots(None, Some(&other)), "+./ -a +c");
+    assert_eq!(with_roots(None, Some(&other)), "~./ -a +c");
 }
 
 #[test]
@@ -440,7 +440,7 @@ fn without_a_lower_tree_everything_is_new_and_no_whiteout_is_written() {
     upper.mknod(b"ghost", crate::sys::FileType::CharacterDevice, 0, (0, 0)).unwrap();
     xattr::set(upper.child(b"d").unwrap(), b"trusted.overlay.opaque", b"y").unwrap();
     let merged = Dir::open(scene.merged()).unwrap();
-    for upper in [Upper::Overlay { dir: &upper, style: Style::Trusted }, Upper::Whole { dir: &merged }] {
+    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted }, Upper::Whole { dir: &merged }] {
         let mut layer = Layer::default();
         let root = Attributes::implied();
         let sides = Sides { upper, lower: None, lower_root: None, upper_root: Some(&root) };

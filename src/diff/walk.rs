@@ -8,12 +8,22 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::compare::{Leaf, bad_name};
-use super::seen::{Form, Style};
+use super::seen::Form;
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::sys::descent::unless_gone;
 use crate::sys::{Descent, Dir, DirEntry, FileType, Stat, xattr};
+use crate::whiteout::XattrStyle;
+use crate::whiteout::overlay::{OPAQUE_VALUE, WHITEOUT_DEVICE};
+
+/// What is walked.
+#[derive(Clone, Copy)]
+pub(super) struct Trees<'a> {
+    pub(super) upper: &'a Dir,
+    pub(super) form: Form,
+    pub(super) lower: Option<&'a Dir>,
+}
 
 /// Names of the lower tree that show through an upperdir and are visited all the same, by their directory.
 #[derive(Debug, Default)]
@@ -102,13 +112,17 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(upper: &Dir, form: Form, lower: Option<&Dir>, extras: &'a Extras, cx: &'a Context<'a>) -> Result<Self> {
-        let lower = match lower {
-            Some(lower) => Descent::new(lower.try_clone()?)?,
-            None => Descent::absent(),
-        };
-        let upper = Descent::new(upper.try_clone()?)?;
-        Ok(Self { form, upper, lower, extras, cx, frames: Vec::new(), path: EntryPath::ROOT, marked: false })
+    pub(super) fn new(trees: Trees<'_>, extras: &'a Extras, cx: &'a Context<'a>) -> Result<Self> {
+        Ok(Self {
+            form: trees.form,
+            upper: Descent::new(trees.upper.try_clone()?)?,
+            lower: trees.lower.map_or(Ok(Descent::absent()), |lower| Descent::new(lower.try_clone()?))?,
+            extras,
+            cx,
+            frames: Vec::new(),
+            path: EntryPath::ROOT,
+            marked: false,
+        })
     }
 
     pub(super) fn run(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
@@ -276,14 +290,14 @@ pub(super) struct Marks {
     /// Nothing of the lower directory shows through.
     pub(super) opaque: bool,
     /// Empty files that carry an attribute are whiteouts too.
-    whiteouts: Option<Style>,
+    whiteouts: Option<XattrStyle>,
 }
 
 impl Marks {
-    pub(super) fn of(dir: &Dir, style: Style) -> Result<Self> {
+    pub(super) fn of(dir: &Dir, style: XattrStyle) -> Result<Self> {
         let value = xattr::get(dir, style.opaque())?;
         Ok(match value.as_deref() {
-            Some(b"y") => Self { opaque: true, whiteouts: None },
+            Some(OPAQUE_VALUE) => Self { opaque: true, whiteouts: None },
             Some(b"x") => Self { opaque: false, whiteouts: Some(style) },
             _ => Self::default(),
         })
@@ -314,7 +328,7 @@ fn kind(dir: &Dir, DirEntry { name, file_type }: &DirEntry, form: Form, marks: &
     }
     if let (Some(style), true, 0) = (marks.whiteouts, stat.is_file(), stat.size)
         && let Some(held) = unless_gone(dir.child_path_fd(name))?
-        && xattr::get(held, style.whiteout())?.is_some()
+        && xattr::get(held, &[style.prefix(), b"whiteout"].concat())?.is_some()
     {
         return Ok(Some(Kind::Whiteout));
     }
@@ -331,5 +345,5 @@ pub(super) fn unsayable(stat: &Stat) -> Option<Reason> {
 }
 
 fn is_whiteout_device(stat: &Stat) -> bool {
-    stat.file_type == FileType::CharacterDevice && stat.rdev == (0, 0)
+    stat.file_type == FileType::CharacterDevice && stat.rdev == WHITEOUT_DEVICE
 }

@@ -42,6 +42,18 @@ impl Reader<'_> {
         self.blobs_where(&format!("SELECT {COLUMNS} WHERE diff_id = ?1 ORDER BY digest"), &[&diff_id.to_string()])
     }
 
+    /// Every digest that has a row or is in the trash: what may have a file.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) fn known_blobs(&self) -> Result<Vec<Digest>> {
+        let fail = |error| failed("read blobs", error);
+        let query = "SELECT digest FROM blobs UNION SELECT blob FROM trash WHERE blob IS NOT NULL";
+        let mut statement = self.connection().prepare_cached(query).map_err(fail)?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(fail)?;
+        rows.map(|digest| parse(&digest.map_err(fail)?)).collect()
+    }
+
     /// The blobs that no image needs and no lease keeps.
     ///
     /// # Errors

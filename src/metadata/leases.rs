@@ -2,7 +2,7 @@
 //!
 //! A lease without an expiry is as alive as the process that holds the kernel lock on its file; that is the store's to find out.
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::params;
 
 use super::connection::failed;
 use super::snapshots::SnapshotId;
@@ -40,17 +40,6 @@ impl Reader<'_> {
         let mut statement = self.connection().prepare_cached("SELECT id, expires FROM leases ORDER BY id").map_err(fail)?;
         let rows = statement.query_map([], |row| Ok(LeaseRow { id: LeaseId(row.get(0)?), expires: row.get(1)? })).map_err(fail)?;
         rows.collect::<Result<_, _>>().map_err(fail)
-    }
-
-    /// Whether a lease is there.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(crate) fn lease(&self, id: LeaseId) -> Result<Option<LeaseRow>> {
-        let fail = |error| failed("read lease", error);
-        let mut statement = self.connection().prepare_cached("SELECT expires FROM leases WHERE id = ?1").map_err(fail)?;
-        let expires = statement.query_row([id.0], |row| row.get(0)).optional().map_err(fail)?;
-        Ok(expires.map(|expires| LeaseRow { id, expires }))
     }
 }
 

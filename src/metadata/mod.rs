@@ -43,9 +43,9 @@ use connection::Pool;
 
 pub(crate) use blobs::BlobRow;
 pub(crate) use images::{ImageLayer, ImageRow};
-pub(crate) use leases::{LeaseId, LeaseRow};
+pub(crate) use leases::LeaseId;
 pub(crate) use schema::StoreRow;
-pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotId, SnapshotRow};
+pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotRow};
 pub(crate) use transaction::{Reader, Survives, Transaction};
 pub(crate) use trash::Trash;
 pub(crate) use trees::{TreeRow, TreeState, Unpacked};

@@ -168,7 +168,7 @@ fn copy(stream: &mut Reader<'_, impl Read>, ingest: &mut Ingest, size: u64) -> R
 
 /// Writes the zeros of a hole that ends at `end`.
 fn fill(ingest: &mut Ingest, end: u64) -> Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while ingest.offset() < end {
         let count = usize::try_from(end - ingest.offset()).unwrap_or(usize::MAX).min(ZEROS.len());
         ingest.write(ZEROS.get(..count).unwrap_or_default())?;

@@ -135,7 +135,9 @@ impl Store {
             (row, chain, parent.map(|parent| parent.root))
         };
         let upper = (row.kind == Kind::Committed).then_some(&row.root);
-        if row.tree_state == TreeState::Empty {
+        if row.kind == Kind::View {
+            // Nothing can have been written, and its tree may be less than a tree.
+        } else if row.tree_state == TreeState::Empty {
             // There is no tree to ask, and nothing but the root can differ.
             root_alone(lower.as_ref(), &row.root, out)?;
         } else {

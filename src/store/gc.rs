@@ -92,6 +92,7 @@ impl Store {
         self.remove_unused_trees(cx)?;
         self.remove_unused_blobs(cx, &mut outcome)?;
         outcome.trees = self.delete_trash(cx)?;
+        self.delete_orphans(cx)?;
         Ok(outcome)
     }
 

@@ -5,6 +5,7 @@
 //! while layers are unpacked, hashed or deleted.
 
 mod archive;
+mod capabilities;
 mod changes;
 mod commit;
 mod diff;
@@ -21,6 +22,7 @@ mod layout_writer;
 mod lease;
 mod mounts;
 mod open;
+mod orphans;
 mod prepare;
 mod recover;
 mod remove;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::directories::{Home, LOCKS, TREES};
 use super::{Inner, Store};
 use crate::backend::Backend;
+use crate::backend::probe::{self, Chosen, Wanted};
 use crate::content::Content;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
@@ -185,16 +186,17 @@ struct Found {
 impl Found {
     /// For a new store.
     fn make(choice: &BackendChoice, path: &Path, trees: Dir) -> Result<Self> {
-        match choice {
-            BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
-            BackendChoice::Auto | BackendChoice::Overlay | BackendChoice::Copy => {
-                Err(Error::new(ErrorKind::Unsupported, "open store").at(path).because(format!("{trees:?}")))
-            }
-        }
+        let wanted = match choice {
+            BackendChoice::Custom(backend) => return Ok(Self::custom(backend)),
+            BackendChoice::Auto => Wanted::Auto,
+            BackendChoice::Overlay => Wanted::Overlay,
+            BackendChoice::Copy => return Err(Error::new(ErrorKind::Unsupported, "open store").at(path)),
+        };
+        probe::choose(wanted, &path.join(TREES), trees).map(Self::from)
     }
 
     /// For a store that is there.
-    fn again(choice: &BackendChoice, row: &StoreRow, path: &Path, _trees: Dir) -> Result<Self> {
+    fn again(choice: &BackendChoice, row: &StoreRow, path: &Path, trees: Dir) -> Result<Self> {
         let named = match choice {
             BackendChoice::Auto => row.backend.as_str(),
             BackendChoice::Overlay => "overlay",
@@ -209,11 +211,17 @@ impl Found {
         }
         match choice {
             BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
-            _ => Err(Error::new(ErrorKind::Unsupported, "open store").at(path)),
+            _ => probe::reopen(&row.backend, &row.style, &path.join(TREES), trees).map(Self::from),
         }
     }
 
     fn custom(backend: &Arc<dyn Backend>) -> Self {
         Self { backend: Arc::clone(backend), style: String::new(), reason: "the caller brought it".to_owned() }
+    }
+}
+
+impl From<Chosen> for Found {
+    fn from(Chosen { backend, style, reason }: Chosen) -> Self {
+        Self { backend, style: style.to_owned(), reason }
     }
 }

@@ -81,8 +81,11 @@ impl Store {
         self.check_height(op, key.as_str(), chain.len())?;
         let tree = self.allocate_tree()?;
         let result = (|| {
-            self.backend().create(tree, &chain, &root)?;
             let access = if kind == Kind::View { Access::ReadOnly } else { Access::ReadWrite };
+            match access {
+                Access::ReadOnly => self.backend().create_view(tree, &chain, &root)?,
+                Access::ReadWrite => self.backend().create(tree, &chain, &root)?,
+            }
             let mount = self.backend().mount(tree, &chain, access)?;
             self.name_snapshot(op, kind, key, parent.as_ref(), tree, &root, options)?;
             Ok(mount)

@@ -8,6 +8,7 @@ use super::directories::{LOST, private_directory};
 use super::{Store, directories};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Survives;
+use crate::progress::Context;
 use crate::sys::{Dir, boot};
 use crate::tree::TreeId;
 
@@ -20,6 +21,7 @@ impl Store {
         let boot = boot::id();
         if boot.is_empty() || self.metadata().read()?.store()?.boot != boot {
             self.find_lost_trees()?;
+            self.delete_orphans(&Context::default())?;
             let transaction = self.metadata().write_to_survive(Survives::Process)?;
             transaction.set_boot(&boot)?;
             transaction.commit()?;

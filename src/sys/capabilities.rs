@@ -15,7 +15,7 @@ use super::mount::Api;
 use super::{Dir, namespace};
 use crate::error::{Error, Result};
 
-pub(crate) use trial::{OverlayTrial, Scratch, try_overlay};
+pub(crate) use trial::{OverlayTrial, Scratch, file_system, try_overlay};
 
 /// One thing that can be done here or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ impl Capabilities {
         list.extend([mount_api(&scratch), xattrs(&scratch, initial), escapes(&scratch, initial)]);
         list.extend([reflink(&scratch), file_types(&scratch), whiteouts(&scratch), openat2(&scratch)]);
         list.extend([user_namespaces(), sub_ids()]);
-        Ok(Self { file_system: trial::file_system(&scratch), initial_user_namespace: initial, list })
+        Ok(Self { file_system: file_system(&scratch), initial_user_namespace: initial, list })
     }
 
     /// One of them by its name.

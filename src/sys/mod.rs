@@ -24,6 +24,7 @@ pub(crate) mod remove;
 pub(crate) mod root;
 #[cfg(test)]
 pub(crate) mod test_support;
+pub(crate) mod usage;
 pub(crate) mod xattr;
 
 pub(crate) use descent::Descent;

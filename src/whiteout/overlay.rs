@@ -39,6 +39,14 @@ impl Style {
         }
     }
 
+    /// The attribute that makes a file a whiteout, in a directory that says so (6.7).
+    pub(crate) const fn whiteout(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.whiteout",
+            Self::User => b"user.overlay.whiteout",
+        }
+    }
+
     /// Whether a name, as a container or a layer has it, would speak to overlayfs.
     pub(crate) fn owns(self, name: &[u8]) -> bool {
         name.starts_with(self.prefix())

@@ -26,7 +26,7 @@ fn a_layout_is_kept_byte_for_byte_and_its_layers_are_committed() {
 
     let image = imported.image;
     assert_eq!(image, home.store.image("1.0").unwrap());
-    assert_eq!(home.store.images().unwrap(), [image.clone()]);
+    assert_eq!(home.store.images().unwrap(), std::slice::from_ref(&image));
     assert_eq!((image.config.cmd(), image.config.env()), (&["/bin/sh".to_owned()][..], &["A=b".to_owned()][..]));
     assert_eq!(image.annotations["note"], "kept");
     for digest in layout.digests() {
@@ -145,4 +145,24 @@ fn snapshots_of_an_image_keep_it_from_being_collected() {
         })
         .unwrap();
     assert_eq!((names.len(), home.store.content().blobs().unwrap().len()), (1, 3));
+}
+
+#[test]
+fn blobs_that_no_row_names_are_collected_and_held_ones_stay_readable() {
+    use crate::content::{Expected, Started};
+    let home = Home::new();
+    let Started::Ingest(mut ingest) = home.store.content().start(&Expected::unknown(Default::default())).unwrap() else { panic!() };
+    ingest.write(b"hello").unwrap();
+    let blob = ingest.finish().unwrap();
+    // On its way: somebody may go on with it.
+    let Started::Ingest(mut later) = home.store.content().start(&Expected::digest(digest(b"later"))).unwrap() else { panic!() };
+    later.write(b"lat").unwrap();
+    drop(later);
+    home.store.gc(&Default::default(), &Context::default()).unwrap();
+    assert!(home.store.content().blobs().unwrap().is_empty());
+    assert_eq!(blob.read_to_vec(5).unwrap(), b"hello");
+    let Started::Ingest(later) = home.store.content().start(&Expected::digest(digest(b"later"))).unwrap() else { panic!() };
+    assert_eq!(later.offset(), 3);
+    later.abort().unwrap();
+    home.assert_empty();
 }

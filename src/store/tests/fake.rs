@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::backend::{Backend, Frozen, Roots};
 use crate::entry::{Attributes, Change, Entry, EntrySink, EntryStream, Node, Status};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mount::Mount;
+use crate::mount::{Base, Mount};
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::snapshot::Usage;
@@ -99,8 +99,8 @@ impl Backend for Fake {
         Ok(())
     }
 
-    fn mount(&self, _: TreeId, _: &[TreeId], _: Access) -> Result<Mount> {
-        Ok(mount(&self.trees))
+    fn mount(&self, tree: TreeId, _: &[TreeId], access: Access) -> Result<Mount> {
+        Ok(Mount::bind(Base::open(&self.trees)?, EntryPath::parse(tree.to_string()).unwrap(), access))
     }
 
     fn commit(&self, tree: TreeId) -> Result<Frozen> {
@@ -124,8 +124,4 @@ impl Backend for Fake {
             removed => removed.map_err(|error| Error::io("remove", error)),
         }
     }
-}
-
-fn mount(_trees: &Path) -> Mount {
-    Mount {}
 }

@@ -173,7 +173,7 @@ pub(super) fn try_user_namespace() -> Result<()> {
 }
 
 /// The name of the file system by its mount, or its number where the mount table is not to be had.
-pub(super) fn file_system(scratch: &Scratch) -> String {
+pub(crate) fn file_system(scratch: &Scratch) -> String {
     let number = || rustix::fs::fstatfs(scratch.dir()).map_or_else(|_| "unknown".to_owned(), |stat| format!("{:#x}", stat.f_type));
     let mount = rustix::fs::statx(scratch.dir(), c"", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
     let id = mount.ok().filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id.to_string());

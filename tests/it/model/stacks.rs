@@ -24,6 +24,7 @@ enum Member {
     Symlink(String, &'static str),
     Hardlink(String, String),
     Fifo(String),
+    Device(String),
     Whiteout(String),
     Opaque(String),
     Root(u32),
@@ -32,11 +33,21 @@ enum Member {
     LinkAside(String, &'static str),
 }
 
-/// How a member's time and xattrs vary.
+/// How a member's owner, time and xattrs vary.
 #[derive(Clone, Copy, Debug)]
 struct Extra {
     nanoseconds: u32,
-    xattr: bool,
+    owner: u32,
+    xattr: Option<(&'static str, &'static str)>,
+}
+
+/// What the process that unpacks the stacks may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Power {
+    /// Any owner, devices, `trusted.` xattrs.
+    Root,
+    /// None of these.
+    UserNamespace,
 }
 
 impl Member {
@@ -45,13 +56,14 @@ impl Member {
     }
 
     fn add_to(&self, layer: Layer, extra: Extra) -> Layer {
-        let Extra { nanoseconds, xattr } = extra;
+        let Extra { nanoseconds, owner, xattr } = extra;
         let layer = match self {
             Self::Dir(path, mode) => layer.dir(path, *mode),
             Self::File(path, content, mode) => layer.file(path, content).mode(*mode),
             Self::Symlink(path, target) => layer.symlink(path, target),
             Self::Hardlink(path, target) => return layer.hardlink(path, target),
             Self::Fifo(path) => layer.fifo(path),
+            Self::Device(path) => layer.char_device(path, 1, 3),
             Self::Whiteout(path) => return layer.whiteout(path),
             Self::Opaque(path) => return layer.opaque(path),
             Self::Root(mode) => layer.dir("", *mode),
@@ -59,10 +71,10 @@ impl Member {
             Self::LinkAside(path, name) => return layer.hardlink(path, format!(".wh..wh.plnk/{name}")),
         };
         let layer = if nanoseconds == 0 { layer } else { layer.mtime(1_500_000_000, nanoseconds) };
-        if xattr && !matches!(self, Self::Symlink(..) | Self::Fifo(_)) {
-            layer.xattr("user.x", [b'0' + nanoseconds as u8])
-        } else {
-            layer
+        let layer = layer.owner(owner, owner);
+        match xattr {
+            Some((name, value)) if matches!(self, Self::Dir(..) | Self::File(..) | Self::Root(_)) => layer.xattr(name, value),
+            _ => layer,
         }
     }
 }
@@ -99,7 +111,8 @@ fn target() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-fn member() -> impl Strategy<Value = Member> {
+fn member(power: Power) -> impl Strategy<Value = Member> {
+    let special = move |path| if power == Power::Root { Member::Device(path) } else { Member::Fifo(path) };
     let mode = || prop::sample::select(vec![0o755, 0o700, 0o1777]);
     prop_oneof![
         5 => (path(), mode()).prop_map(|(path, mode)| Member::Dir(path, mode)),
@@ -108,6 +121,7 @@ fn member() -> impl Strategy<Value = Member> {
         4 => (path(), target()).prop_map(|(path, target)| Member::Symlink(path, target)),
         4 => (path(), path()).prop_map(|(path, target)| Member::Hardlink(path, target)),
         1 => path().prop_map(Member::Fifo),
+        1 => path().prop_map(special),
         4 => path().prop_map(Member::Whiteout),
         2 => prop_oneof![9 => path(), 1 => Just(String::new())].prop_map(Member::Opaque),
         1 => mode().prop_map(Member::Root),
@@ -116,9 +130,20 @@ fn member() -> impl Strategy<Value = Member> {
     ]
 }
 
-fn members(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(Member, Extra)>> {
-    let extra = (0_u32..4, any::<bool>()).prop_map(|(nanoseconds, xattr)| Extra { nanoseconds, xattr });
-    vec((member(), extra), count)
+fn members(power: Power, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(Member, Extra)>> {
+    let mut xattrs = vec![None, None, None, Some(("user.x", "1")), Some(("user.y", "")), Some(("user.overlay.opaque", "y"))];
+    let mut owners = vec![0];
+    if power == Power::Root {
+        xattrs.extend([
+            Some(("trusted.overlay.opaque", "y")),
+            Some(("trusted.overlay.redirect", "/a")),
+            Some(("trusted.x", "left out")),
+        ]);
+        owners.extend([0, 5]);
+    }
+    let extra = (0_u32..4, prop::sample::select(owners), prop::sample::select(xattrs));
+    let extra = extra.prop_map(|(nanoseconds, owner, xattr)| Extra { nanoseconds, owner, xattr });
+    vec((member(power), extra), count)
 }
 
 fn layer(members: &[(Member, Extra)]) -> Layer {
@@ -135,7 +160,9 @@ fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Ex
         aside.clear();
         for (member, _) in &members {
             match member {
-                Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) => drop(named.insert(path.clone())),
+                Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) | Member::Device(path) => {
+                    drop(named.insert(path.clone()))
+                }
                 Member::Aside(name) => drop(aside.insert(*name)),
                 _ => {}
             }
@@ -151,13 +178,14 @@ fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Ex
 }
 
 /// One to four layers.
-pub(super) fn stacks() -> impl Strategy<Value = Stack> {
-    vec(members(0..9), 1..5).prop_map(|layers| Stack(with_possible_links(layers).iter().map(|members| layer(members)).collect()))
+pub(super) fn stacks(power: Power) -> impl Strategy<Value = Stack> {
+    vec(members(power, 0..9), 1..5)
+        .prop_map(|layers| Stack(with_possible_links(layers).iter().map(|members| layer(members)).collect()))
 }
 
 /// A stack, a layer over it, and the same layer with its markers elsewhere in the tar.
 pub(super) fn with_markers_moved() -> impl Strategy<Value = (Stack, Layer, Layer)> {
-    (stacks(), members(1..9), vec(any::<prop::sample::Index>(), 8)).prop_map(|(below, members, places)| {
+    (stacks(Power::Root), members(Power::Root, 1..9), vec(any::<prop::sample::Index>(), 8)).prop_map(|(below, members, places)| {
         let (markers, mut moved): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|(member, _)| member.is_marker());
         for (marker, place) in markers.into_iter().zip(places) {
             let place = place.index(moved.len() + 1);

@@ -77,6 +77,38 @@ fn a_commit_becomes_an_image_with_a_config_derived_from_the_one_below() {
 }
 
 #[test]
+fn docker_types_stay_in_an_unchanged_image_and_are_ocis_in_a_derived_one() {
+    use crate::descriptor::MediaType;
+    use serde_json::json;
+    let (home, mut image, mut layout) = (Home::new(), TestImage::new(&["base"]), Layout::new());
+    image.manifest["mediaType"] = json!(MediaType::DOCKER_MANIFEST);
+    let config = image.config.to_string();
+    image.manifest["config"] = descriptor(MediaType::DOCKER_CONFIG, config.as_bytes());
+    image.layers[0].descriptor["mediaType"] = json!(MediaType::DOCKER_LAYER_GZIP);
+    let mut entry = image.add_to(&mut layout);
+    entry["mediaType"] = json!(MediaType::DOCKER_MANIFEST);
+    let list = json!({ "schemaVersion": 2, "mediaType": MediaType::DOCKER_INDEX, "manifests": [entry] }).to_string();
+    layout.add(list.as_bytes());
+    let mut entry = descriptor(MediaType::DOCKER_INDEX, list.as_bytes());
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "1.0" });
+    layout.set_index(vec![entry]);
+
+    let imported = home.import(&layout).unwrap().image;
+    let to = tempfile::tempdir().unwrap();
+    let unchanged = export(&home, "1.0", to.path(), &ExportOptions::default()).unwrap();
+    assert_eq!((&unchanged.manifest, unchanged.manifest.media_type.as_str()), (&imported.manifest, MediaType::DOCKER_MANIFEST));
+    commit_on(&home, imported.chain_id.map(|id| id.to_string()).as_deref(), "app");
+    let derived = export(&home, "app", to.path(), &ExportOptions::default()).unwrap();
+    let types: Vec<&str> = derived.layers.iter().map(|layer| layer.media_type.as_str()).collect();
+    assert_eq!(types, [MediaType::LAYER_GZIP; 2]);
+    assert_eq!(derived.layers[0].digest, imported.layers[0].descriptor.digest);
+    assert_eq!(
+        (derived.config.media_type.as_str(), derived.manifest.media_type.as_str()),
+        (MediaType::CONFIG, MediaType::MANIFEST)
+    );
+}
+
+#[test]
 fn a_commit_on_nothing_becomes_an_image_of_this_host() {
     let home = Home::new();
     commit_on(&home, None, "scratch");

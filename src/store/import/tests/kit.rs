@@ -13,7 +13,7 @@ use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, DiffId, Digest};
 use crate::entry::{Attributes, Change, Entry, EntrySink, EntryStream, Node, Status};
 use crate::error::Result;
-use crate::mount::Mount;
+use crate::mount::{Base, Mount};
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::snapshot::Usage;
@@ -73,8 +73,8 @@ impl Backend for Drain {
         out.data(b"ok")
     }
 
-    fn mount(&self, _: TreeId, _: &[TreeId], _: Access) -> Result<Mount> {
-        Ok(Mount {})
+    fn mount(&self, _: TreeId, _: &[TreeId], access: Access) -> Result<Mount> {
+        Ok(Mount::bind(Base::open("/")?, EntryPath::ROOT, access))
     }
 
     fn commit(&self, _: TreeId) -> Result<Frozen> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::digest::DiffId;
+use crate::snapshot::{Key, Name};
 use crate::store::{ImportLayerOptions, LayerSource};
 
 fn import(home: &Home, bytes: &[u8], options: &ImportLayerOptions) -> Result<crate::store::ImportedLayer> {
@@ -45,16 +46,17 @@ fn a_layer_that_is_not_what_was_expected_leaves_nothing() {
 
 #[test]
 fn a_parent_is_committed_and_imported() {
-    use crate::snapshot::{Key, Name};
     let home = Home::new();
     let on = |parent: &str| ImportLayerOptions { parent: Some(parent.to_owned()), ..Default::default() };
-    let tar = layer_tar("base");
-    assert_eq!(import(&home, &tar, &on("missing")).unwrap_err().kind(), ErrorKind::NotFound);
-    let metadata = home.store.metadata();
-    let transaction = metadata.write().unwrap();
-    drop(transaction);
-    let _ = (Key::new("k").unwrap(), Name::new("n").unwrap());
-    home.assert_empty();
+    let key = Key::new("active").unwrap();
+    home.store.prepare(&key, None, &Default::default()).unwrap();
+    home.store.prepare(&Key::new("other").unwrap(), None, &Default::default()).unwrap();
+    home.store.commit(&Name::new("committed").unwrap(), &Key::new("other").unwrap(), &Default::default()).unwrap();
+    for (parent, kind) in
+        [("missing", ErrorKind::NotFound), ("active", ErrorKind::InvalidArgument), ("committed", ErrorKind::InvalidArgument)]
+    {
+        assert_eq!(import(&home, &layer_tar("top"), &on(parent)).unwrap_err().kind(), kind, "{parent}");
+    }
 }
 
 #[test]

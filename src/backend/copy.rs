@@ -1,0 +1,267 @@
+//! [`Copy`]: every tree is whole. For where there is no overlayfs; needs nothing of the kernel but files.
+//!
+//! `trees/<n>/fs` holds all that a container sees, and is bind-mounted. A new tree is a copy of its parent's, which shares the bytes
+//! where the file system can (reflinks) and costs them elsewhere. The root directory's attributes on the disk are the snapshot's.
+//!
+//! A View makes no copy: it shows the parent's own directory, read-only, and its tree is a directory without `fs`. Only where its root
+//! has other attributes than that directory (an empty layer changed them) it gets a copy like any other tree.
+//!
+//! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
+
+use std::os::fd::AsFd;
+
+use super::{Backend, Frozen, Roots};
+use crate::apply;
+use crate::diff::{self, Sides, Upper, seen};
+use crate::entry::{Attributes, EntrySink, EntryStream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::{Base, Mount};
+use crate::path::EntryPath;
+use crate::progress::{Context, Reason};
+use crate::snapshot::Usage;
+use crate::sys::copy::copy_tree;
+use crate::sys::durable::SyncPoint;
+use crate::sys::usage::taken;
+use crate::sys::{Dir, Root, inode, xattr};
+use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
+use crate::whiteout::XattrStyle;
+
+/// What a container sees.
+const FS: &[u8] = b"fs";
+
+/// Where the applier works. Only there meanwhile.
+const SCRATCH: &[u8] = b"work";
+
+/// Whole copies, and bind mounts of them.
+#[derive(Debug)]
+pub struct Copy {
+    base: Base,
+    style: XattrStyle,
+}
+
+impl Copy {
+    /// Keeps trees in a directory, which should be empty or of this backend. `style` says whose attributes an overlay store of this
+    /// process would speak, and so which ones layers may set: `Trusted` for root, `User` in a user namespace.
+    pub const fn new(base: Base, style: XattrStyle) -> Self {
+        Self { base, style }
+    }
+
+    fn trees(&self) -> Result<Dir> {
+        self.base.root().dir()
+    }
+
+    fn place(tree: TreeId, name: &[u8]) -> Result<EntryPath> {
+        let named = EntryPath::parse(tree.to_string()).and_then(|place| place.join(name));
+        named.map_err(|error| Error::new(ErrorKind::InvalidArgument, "name tree").with_source(error))
+    }
+
+    /// What the container sees of a tree.
+    fn fs(&self, tree: TreeId) -> Result<Dir> {
+        self.base.dir(&Self::place(tree, FS)?)
+    }
+
+    /// The same; for a View the directory that it shows.
+    fn shown(&self, tree: TreeId, chain: &[TreeId]) -> Result<EntryPath> {
+        let own = Self::place(tree, FS)?;
+        match (self.base.root().literal_stat(&own)?, chain.first()) {
+            (None, Some(&parent)) if self.base.root().literal_stat(&Self::place(tree, b"")?)?.is_some() => Self::place(parent, FS),
+            _ => Ok(own),
+        }
+    }
+
+    /// A fresh directory for a tree, instead of whatever a crash left there.
+    fn fresh(&self, tree: TreeId) -> Result<Dir> {
+        let trees = self.trees()?;
+        let name = tree.to_string();
+        trees.remove_tree(name.as_bytes())?;
+        trees.mkdir_open(name.as_bytes(), 0o700)
+    }
+
+    /// A fresh tree that is what its parent is; its root too.
+    fn copy_of(&self, tree: TreeId, chain: &[TreeId], check: &mut dyn FnMut() -> Result<()>) -> Result<(Dir, Dir)> {
+        let own = self.fresh(tree)?;
+        let fs = own.mkdir_open(FS, 0o755)?;
+        match chain.first() {
+            Some(&parent) => copy_tree(&self.fs(parent)?, &fs, check)?,
+            None => dress(&fs, &Attributes::implied(), &mut |_, _| Ok(()))?,
+        }
+        Ok((own, fs))
+    }
+
+    /// Does what makes a tree, and leaves it durable or not at all.
+    fn make<T>(&self, tree: TreeId, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let point = SyncPoint::before_writes(self.trees()?)?;
+        let made = work().and_then(|made| point.sync().map(|()| made));
+        if made.is_err() {
+            // What led here counts; what cannot be removed has no name in the store.
+            let _ = self.remove(tree);
+        }
+        made
+    }
+}
+
+impl Backend for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn longest_chain(&self) -> usize {
+        usize::MAX
+    }
+
+    fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        let make = || {
+            let (own, fs) = self.copy_of(tree, chain, &mut || Ok(()))?;
+            // What the file system refuses of a root's attributes was reported when they came in.
+            dress(&fs, root, &mut |_, _| Ok(())).map(|()| (own, fs))
+        };
+        if !chain.is_empty() {
+            return self.make(tree, || make().map(drop));
+        }
+        // Three directories need no sync of the whole file system.
+        let (own, fs) = make()?;
+        [fs, own, self.trees()?].iter().try_for_each(Dir::sync)
+    }
+
+    fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        let Some(&parent) = chain.first() else { return self.create(tree, chain, root) };
+        if seen::read(self.fs(parent)?, seen::Form::Plain)?.attributes != *root {
+            return self.create(tree, chain, root);
+        }
+        let own = self.fresh(tree)?;
+        own.sync()?;
+        self.trees()?.sync()
+    }
+
+    fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
+        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
+        self.make(tree, || {
+            let mut fresh = || {
+                let (own, fs) = self.copy_of(tree, chain, &mut || cx.check("apply layer"))?;
+                Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
+            };
+            let form = apply::Form::Plain { style: self.style };
+            let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
+            self.trees()?.child(tree.to_string().as_bytes())?.remove_tree(SCRATCH)?;
+            let fs = self.fs(tree)?;
+            let root = match (&applied.root, chain.first()) {
+                (Some(root), _) => root.clone(),
+                // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
+                (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
+                (None, None) => Attributes::implied(),
+            };
+            dress(&fs, &root, &mut |name, error| {
+                let reason = match name {
+                    Some(name) => Reason::XattrRefused { name: name.escape_ascii().to_string(), error: error.to_string() },
+                    None => Reason::TimeClamped,
+                };
+                if applied.root.is_some() { cx.skip(&EntryPath::ROOT, reason) } else { Ok(()) }
+            })?;
+            applied.usage = self.usage(tree)?;
+            Ok(applied)
+        })
+    }
+
+    fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
+        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
+        apply::answer(lower.as_ref(), questions)
+    }
+
+    fn shares_trees(&self) -> bool {
+        false
+    }
+
+    fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
+        let dir = self.base.dir(&self.shown(tree, chain)?)?;
+        let lower = chain.first().map(|&parent| self.fs(parent)).transpose()?;
+        let upper = Upper::Whole { dir: &dir };
+        diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
+    }
+
+    fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {
+        let source = match access {
+            Access::ReadWrite => Self::place(tree, FS)?,
+            Access::ReadOnly => self.shown(tree, chain)?,
+        };
+        // Else it would be found out by whoever mounts it, perhaps much later.
+        self.base.dir(&source)?;
+        Ok(Mount::bind(self.base.clone(), source, access))
+    }
+
+    fn commit(&self, tree: TreeId) -> Result<Frozen> {
+        let point = SyncPoint::before_writes(self.trees()?)?;
+        if self.is_mounted(tree)? {
+            return Err(Error::new(ErrorKind::InUse, "commit tree")
+                .at(self.base.path().join(tree.to_string()))
+                .because("it is mounted, and could still be written to"));
+        }
+        point.sync()?;
+        let fs = self.fs(tree)?;
+        Ok(Frozen::new(self.usage(tree)?, seen::read(fs, seen::Form::Plain)?.attributes))
+    }
+
+    fn is_mounted(&self, tree: TreeId) -> Result<bool> {
+        let place = Self::place(tree, FS)?;
+        // A View has no directory of its own to be written to.
+        if self.base.root().literal_stat(&place)?.is_none() {
+            return Ok(false);
+        }
+        Mount::bind(self.base.clone(), place, Access::ReadWrite).in_use()
+    }
+
+    /// A whole tree counts whole: what of it the file system shares with its parent's it does not tell. A View takes nothing.
+    fn usage(&self, tree: TreeId) -> Result<Usage> {
+        let own = self.base.dir(&Self::place(tree, b"")?)?;
+        let Some(fs) = own.try_child(FS)? else { return Ok(Usage::default()) };
+        let taken = taken(&fs)?;
+        Ok(Usage::new(taken.inodes, taken.bytes))
+    }
+
+    fn remove(&self, tree: TreeId) -> Result<()> {
+        self.trees()?.remove_tree(tree.to_string().as_bytes())
+    }
+}
+
+/// Gives a root directory exactly these attributes. What the file system refuses is told: an xattr by its name, a time without.
+fn dress(dir: &Dir, attributes: &Attributes, refused: &mut dyn FnMut(Option<&[u8]>, &Error) -> Result<()>) -> Result<()> {
+    let wanted = seen::see(attributes.clone(), seen::Form::Plain).attributes;
+    for (name, value) in seen::read(dir, seen::Form::Plain)?.attributes.xattrs {
+        if wanted.xattrs.get(&name) != Some(&value) {
+            xattr::remove(dir, &name)?;
+        }
+    }
+    inode::set_owner(dir, wanted.uid, wanted.gid)?;
+    inode::set_mode(dir, wanted.mode)?;
+    for (name, value) in &wanted.xattrs {
+        match xattr::set(dir, name, value) {
+            Err(error) if is_refusal(&error) => refused(Some(name), &error)?,
+            done => done?,
+        }
+    }
+    inode::set_times(dir, wanted.mtime, wanted.mtime)?;
+    if inode::stat(dir.as_fd())?.mtime != wanted.mtime {
+        refused(None, &Error::new(ErrorKind::Unsupported, "utimensat"))?;
+    }
+    Ok(())
+}
+
+/// Whether a file system or a user namespace will not keep an xattr (SEMANTICS §4).
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EOPNOTSUPP
+                | libc::EPERM
+                | libc::EACCES
+                | libc::ERANGE
+                | libc::E2BIG
+                | libc::EINVAL
+                | libc::EOVERFLOW
+                | libc::ENOSPC
+                | libc::EDQUOT
+        )
+    )
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

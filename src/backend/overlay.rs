@@ -1,0 +1,297 @@
+//! [`Overlay`]: trees as overlayfs's upper directories, stacked by the kernel.
+//!
+//! `trees/<n>/fs` is what one layer or snapshot changes, in overlayfs's form; `trees/<n>/work`, beside it, is overlayfs's own while the
+//! tree is writable. A tree never changes once it is frozen: what a kernel makes of a changed lower directory is undefined. `trees/0/fs`
+//! is always there and always empty: overlayfs refuses a single lower directory without an upper one.
+//!
+//! What lies below a tree is always read through a read-only mount of the chain that is attached nowhere, so that whiteouts, opaque
+//! directories and escaped xattrs mean exactly what they mean to a container.
+
+mod root;
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use super::{Backend, Frozen, Roots};
+use crate::apply::{self, Form, Place};
+use crate::diff::{self, Sides, Upper as Side};
+use crate::entry::{Attributes, EntrySink, EntryStream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::{Base, Mount, Upper};
+use crate::path::EntryPath;
+use crate::progress::Context;
+use crate::snapshot::Usage;
+use crate::sys::capabilities::{Scratch, try_overlay};
+use crate::sys::durable::SyncPoint;
+use crate::sys::mount::Api;
+use crate::sys::usage::taken;
+use crate::sys::{Dir, Root};
+use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
+use crate::whiteout::XattrStyle;
+
+/// overlayfs takes 500 lower directories, and a view needs one for the root's attributes.
+const LONGEST_CHAIN: usize = 499;
+
+const FS: &str = "fs";
+const WORK: &str = "work";
+
+/// Kernel overlayfs.
+pub struct Overlay {
+    base: Base,
+    trees: Dir,
+    style: XattrStyle,
+    api: OnceLock<Api>,
+    escapes: OnceLock<bool>,
+}
+
+impl Overlay {
+    /// Keeps trees in a directory, which should be empty or of this backend, with one style of xattrs for good: `Trusted` for root,
+    /// `User` in a user namespace. Nothing is tried yet; [`Capabilities`](super::Capabilities) tells whether overlays can be mounted.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, `Io`.
+    pub fn new(base: Base, style: XattrStyle) -> Result<Self> {
+        let trees = base.root().dir()?;
+        Ok(Self { base, trees, style, api: OnceLock::new(), escapes: OnceLock::new() })
+    }
+
+    /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
+    #[cfg(test)]
+    fn with(self, api: Api, escapes: bool) -> Self {
+        Self { api: OnceLock::from(api), escapes: OnceLock::from(escapes), ..self }
+    }
+
+    fn api(&self) -> Api {
+        *self.api.get_or_init(|| Api::probe(&self.trees))
+    }
+
+    /// Whether the kernel unescapes layers' xattrs that look like overlayfs's own. What is found is kept; a failure to find out is not.
+    fn escapes(&self) -> Result<bool> {
+        if let Some(&escapes) = self.escapes.get() {
+            return Ok(escapes);
+        }
+        let scratch = Scratch::new(&self.trees)?;
+        let escapes = try_overlay(&scratch, self.style == XattrStyle::User, self.api())?.escapes;
+        Ok(*self.escapes.get_or_init(|| escapes))
+    }
+
+    fn form(&self) -> Result<Form> {
+        Ok(Form::Overlay { style: self.style, escapes: self.escapes()? })
+    }
+
+    fn tree(&self, tree: TreeId) -> Result<Dir> {
+        let missing = || Error::new(ErrorKind::NotFound, "open tree").at(self.base.path().join(tree.to_string()));
+        self.trees.try_child(&name(tree))?.ok_or_else(missing)
+    }
+
+    /// Makes the tree that is always empty, where it is missing.
+    fn ensure_empty_tree(&self) -> Result<()> {
+        if let Some(dir) = self.trees.try_child(&name(TreeId::EMPTY))?
+            && dir.try_child(FS.as_bytes())?.is_some()
+        {
+            return Ok(());
+        }
+        let unless_there = |made: Result<()>| match made {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+        unless_there(self.trees.mkdir(&name(TreeId::EMPTY), 0o700))?;
+        let dir = self.tree(TreeId::EMPTY)?;
+        unless_there(dir.mkdir(FS.as_bytes(), 0o755))?;
+        root::set(&dir.child(FS.as_bytes())?, &Attributes::implied(), self.style)?;
+        dir.sync()?;
+        self.trees.sync()
+    }
+
+    /// Makes an empty tree with a work directory, whatever was left there before. Nothing of the directory above leaks into it.
+    fn make(&self, tree: TreeId, attributes: &Attributes) -> Result<Dir> {
+        self.refuse_empty(tree, "create tree")?;
+        self.trees.remove_tree(&name(tree))?;
+        let dir = self.trees.mkdir_open(&name(tree), 0o700)?;
+        root::disinherit(&dir)?;
+        dir.mkdir(WORK.as_bytes(), 0o700)?;
+        root::set(&dir.mkdir_open(FS.as_bytes(), 0o755)?, attributes, self.style)?;
+        Ok(dir)
+    }
+
+    fn refuse_empty(&self, tree: TreeId, op: &'static str) -> Result<()> {
+        if tree == TreeId::EMPTY {
+            return Err(Error::new(ErrorKind::InvalidArgument, op)
+                .at(self.base.path().join("0"))
+                .because("tree 0 is always there, and empty"));
+        }
+        Ok(())
+    }
+
+    fn overlay(&self, lowers: &[TreeId], upper: Option<TreeId>) -> Result<Mount> {
+        let lowers = lowers.iter().map(|&tree| path(tree, FS)).collect::<Result<_>>()?;
+        let upper = upper.map(|tree| Ok::<_, Error>(Upper { upper: path(tree, FS)?, work: path(tree, WORK)? })).transpose()?;
+        Ok(Mount::overlay(self.base.clone(), self.style, lowers, upper)?.with_api(self.api()))
+    }
+
+    fn check_length(&self, chain: &[TreeId]) -> Result<()> {
+        if chain.len() <= LONGEST_CHAIN {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::LimitExceeded, "mount")
+            .at(self.base.path())
+            .because(format!("the chain has {} layers, and overlayfs can stack {LONGEST_CHAIN}", chain.len()))
+            .with_hint("merge some of its layers into one, or use a store with the copy backend"))
+    }
+
+    /// What a container would see of a chain.
+    fn view(&self, chain: &[TreeId]) -> Result<Option<Root>> {
+        self.check_length(chain)?;
+        let mount = match chain {
+            [] => return Ok(None),
+            [single] => {
+                self.ensure_empty_tree()?;
+                self.overlay(&[*single, TreeId::EMPTY], None)?
+            }
+            many => self.overlay(many, None)?,
+        };
+        Ok(Some(Root::from_fd(mount.detached()?.into_fd())))
+    }
+
+    fn is_writable_mounted(&self, tree: TreeId, dir: &Dir) -> Result<bool> {
+        if dir.try_child(WORK.as_bytes())?.is_none() {
+            return Ok(false);
+        }
+        self.ensure_empty_tree()?;
+        self.overlay(&[TreeId::EMPTY], Some(tree))?.in_use()
+    }
+
+    fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
+        let point = SyncPoint::before_writes(&self.trees)?;
+        let form = self.form()?;
+        let lower = self.view(chain)?;
+        let mut fresh = || {
+            let dir = self.make(tree, &Attributes::implied())?;
+            Ok(Place { tree: dir.child(FS.as_bytes())?, scratch: dir.child(WORK.as_bytes())? })
+        };
+        let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
+        if applied.empty {
+            self.trees.remove_tree(&name(tree))?;
+            return Ok(applied);
+        }
+        let dir = self.tree(tree)?;
+        dir.remove_tree(WORK.as_bytes())?;
+        applied.usage = usage(&dir)?;
+        point.sync()?;
+        Ok(applied)
+    }
+}
+
+impl fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overlay").field("base", &self.base).field("style", &self.style).finish_non_exhaustive()
+    }
+}
+
+impl Backend for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn longest_chain(&self) -> usize {
+        LONGEST_CHAIN
+    }
+
+    fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        self.check_length(chain)?;
+        if chain.is_empty() {
+            self.ensure_empty_tree()?;
+        }
+        let made = self.make(tree, root).and_then(|dir| {
+            dir.child(FS.as_bytes())?.sync()?;
+            dir.sync()?;
+            self.trees.sync()
+        });
+        made.inspect_err(|_| {
+            let _ = self.trees.remove_tree(&name(tree));
+        })
+    }
+
+    fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
+        self.refuse_empty(tree, "apply layer")?;
+        self.unpack(tree, chain, layer, ids, cx).inspect_err(|_| {
+            let _ = self.trees.remove_tree(&name(tree));
+        })
+    }
+
+    fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
+        let lower = if questions.is_empty() { None } else { self.view(chain)? };
+        apply::answer(lower.as_ref(), questions)
+    }
+
+    fn shares_trees(&self) -> bool {
+        true
+    }
+
+    fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
+        let lower = self.view(chain)?.map(|root| root.dir()).transpose()?;
+        let raw = self.tree(tree)?.child(FS.as_bytes())?;
+        let upper = Side::Overlay { dir: &raw, style: self.style, cut: roots.cut };
+        diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
+    }
+
+    fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {
+        self.check_length(chain)?;
+        let below = if chain.is_empty() { &[TreeId::EMPTY] } else { chain };
+        match access {
+            Access::ReadWrite => self.overlay(below, Some(tree)),
+            Access::ReadOnly => self.overlay(&[&[tree], below].concat(), None),
+        }
+    }
+
+    fn commit(&self, tree: TreeId) -> Result<Frozen> {
+        let point = SyncPoint::before_writes(&self.trees)?;
+        let dir = self.tree(tree)?;
+        if self.is_writable_mounted(tree, &dir)? {
+            return Err(Error::new(ErrorKind::InUse, "commit")
+                .at(self.base.path().join(tree.to_string()))
+                .because("it is mounted")
+                .with_hint("unmount it first"));
+        }
+        let fs = dir.child(FS.as_bytes())?;
+        let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
+        point.sync()?;
+        // Only now: a tree without a work directory is one that is durable.
+        dir.remove_tree(WORK.as_bytes())?;
+        dir.sync()?;
+        Ok(frozen)
+    }
+
+    fn is_mounted(&self, tree: TreeId) -> Result<bool> {
+        match self.trees.try_child(&name(tree))? {
+            Some(dir) => self.is_writable_mounted(tree, &dir),
+            None => Ok(false),
+        }
+    }
+
+    fn usage(&self, tree: TreeId) -> Result<Usage> {
+        usage(&self.tree(tree)?)
+    }
+
+    fn remove(&self, tree: TreeId) -> Result<()> {
+        self.refuse_empty(tree, "remove tree")?;
+        self.trees.remove_tree(&name(tree))
+    }
+}
+
+fn name(tree: TreeId) -> Vec<u8> {
+    tree.to_string().into_bytes()
+}
+
+fn path(tree: TreeId, part: &str) -> Result<EntryPath> {
+    EntryPath::parse(format!("{tree}/{part}"))
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, "name tree").because(error.to_string()))
+}
+
+fn usage(tree: &Dir) -> Result<Usage> {
+    let taken = taken(&tree.child(FS.as_bytes())?)?;
+    Ok(Usage::new(taken.inodes, taken.bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Which backend a new store gets: found out by really mounting, with the reason in words.
+//!
+//! A store keeps the backend and the style of xattrs that it was made with; [`reopen`] makes them again without trying anything.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Backend, Overlay};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mount::Base;
+use crate::sys::capabilities::{Scratch, explain, file_system, try_overlay};
+use crate::sys::mount::Api;
+use crate::sys::{Dir, namespace};
+use crate::whiteout::XattrStyle;
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The best that works here.
+    Auto,
+    /// Kernel overlayfs, or an error.
+    Overlay,
+}
+
+/// A backend, and why it is this one.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) backend: Arc<dyn Backend>,
+    /// What the store records, to be given to [`reopen`]; empty where the backend has no style.
+    pub(crate) style: &'static str,
+    /// `overlay: mounts work with trusted. xattrs on ext4`.
+    pub(crate) reason: String,
+}
+
+/// Chooses a backend for a directory of trees, by its absolute path and held open.
+///
+/// # Errors
+/// `Unsupported` where the backend that is wanted cannot work here, with the reason; `PermissionDenied`, `NoSpace`, `Io`.
+pub(crate) fn choose(_wanted: Wanted, path: &Path, trees: Dir) -> Result<Chosen> {
+    let scratch = Scratch::new(&trees)?;
+    let style = if namespace::is_initial() { XattrStyle::Trusted } else { XattrStyle::User };
+    let tried = try_overlay(&scratch, style == XattrStyle::User, Api::probe(&trees));
+    let file_system = file_system(&scratch);
+    drop(scratch);
+    match tried {
+        Ok(_) => {
+            let reason = format!("overlay: mounts work with {}. xattrs on {file_system}", name_of(style));
+            Ok(Chosen { backend: Arc::new(overlay(path, trees, style)?), style: name_of(style), reason })
+        }
+        Err(error) => Err(no_overlay(error, path, &file_system)),
+    }
+}
+
+/// Makes the backend of a store again.
+///
+/// # Errors
+/// `Unsupported` where a store of root is opened in a user namespace, where its whiteouts and opaque directories mean nothing;
+/// `IncompatibleFormat` for a backend or style that this version does not have; `Io`.
+pub(crate) fn reopen(backend: &str, style: &str, path: &Path, trees: Dir) -> Result<Chosen> {
+    let unknown = |what: &str| {
+        Error::new(ErrorKind::IncompatibleFormat, "open store").at(path).because(format!("this version does not know {what}"))
+    };
+    if backend != "overlay" {
+        return Err(unknown(&format!("the backend {backend:?}")));
+    }
+    let style = [XattrStyle::Trusted, XattrStyle::User]
+        .into_iter()
+        .find(|&known| name_of(known) == style)
+        .ok_or_else(|| unknown(&format!("the style {style:?} of xattrs")))?;
+    if style == XattrStyle::Trusted && !namespace::is_initial() {
+        return Err(Error::new(ErrorKind::Unsupported, "open store")
+            .at(path)
+            .because("root of the host made it, with xattrs that mean nothing in a user namespace")
+            .with_hint("open it as root of the host, or make a store of your own"));
+    }
+    let reason = format!("{backend}: the store was made with it, and {}. xattrs", name_of(style));
+    Ok(Chosen { backend: Arc::new(overlay(path, trees, style)?), style: name_of(style), reason })
+}
+
+fn overlay(path: &Path, trees: Dir, style: XattrStyle) -> Result<Overlay> {
+    Overlay::new(Base::new(path.to_owned(), trees)?, style)
+}
+
+const fn name_of(style: XattrStyle) -> &'static str {
+    match style {
+        XattrStyle::Trusted => "trusted",
+        XattrStyle::User => "user",
+    }
+}
+
+fn no_overlay(error: Error, path: &Path, file_system: &str) -> Error {
+    let reason = format!("overlayfs cannot be used on {file_system}: {}", explain(&error));
+    let hint = match error.hint() {
+        Some(hint) => hint.to_owned(),
+        None => "`plywood doctor` tells what is missing; the copy backend works everywhere".to_owned(),
+    };
+    Error::new(ErrorKind::Unsupported, "choose backend").at(path).because(reason).with_hint(hint).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::inode;
+    use crate::sys::test_support::{Place, mounting, mounting_as_root};
+
+    #[test]
+    fn overlay_is_chosen_where_it_works_and_made_again_with_the_same_style() {
+        mounting(|place| {
+            let temp = tempfile::tempdir().unwrap();
+            let open = || Dir::open(temp.path()).unwrap();
+            let chosen = choose(Wanted::Auto, temp.path(), open()).unwrap();
+            assert_eq!((chosen.backend.name(), chosen.backend.longest_chain()), ("overlay", 499));
+            let style = if place == Place::Root { "trusted" } else { "user" };
+            assert_eq!(chosen.style, style);
+            assert!(chosen.reason.starts_with(&format!("overlay: mounts work with {style}. xattrs on ")), "{}", chosen.reason);
+            assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left of the trial");
+            assert_eq!(reopen("overlay", style, temp.path(), open()).unwrap().style, style);
+            assert_eq!(reopen("zfs", "", temp.path(), open()).unwrap_err().kind(), ErrorKind::IncompatibleFormat);
+            assert_eq!(reopen("overlay", "", temp.path(), open()).unwrap_err().kind(), ErrorKind::IncompatibleFormat);
+            let other = reopen("overlay", "trusted", temp.path(), open());
+            assert_eq!(other.is_ok(), place == Place::Root, "{other:?}");
+        });
+    }
+
+    #[test]
+    fn where_overlay_does_not_work_the_reason_is_told() {
+        mounting_as_root(|_| {
+            let temp = tempfile::tempdir().unwrap();
+            let dir = Dir::open(temp.path()).unwrap();
+            let scratch = Scratch::new(&dir).unwrap();
+            let outer = try_overlay(&scratch, false, Api::probe(&dir)).unwrap();
+            let trees = Dir::from_fd(inode::reopen(&outer.mount).unwrap());
+            let error = choose(Wanted::Overlay, temp.path(), trees).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.reason().unwrap().starts_with("overlayfs cannot be used on overlay: fsconfig"), "{error}");
+            assert!(error.hint().unwrap().contains("plywood doctor"));
+        });
+    }
+}
