@@ -132,19 +132,14 @@ impl Member {
     /// The change that this member makes to a tree, where its file has `size` bytes; the path alone where it makes none.
     pub(super) fn change(self, size: u64, limits: &Limits) -> Result<Result<Entry, EntryPath>> {
         let path = EntryPath::parse(&self.name)?;
+        let (uid, gid) = (id(self.uid, "uid")?, id(self.gid, "gid")?);
         let (path, change) = match whiteout::classify(path)? {
             Meaning::AufsMetadata(path) => return Ok(Err(path)),
             Meaning::Whiteout(path) => (path, Change::Whiteout),
             Meaning::Opaque(path) => (path, Change::Opaque),
             Meaning::Entry(path) => {
                 let node = self.node(&path, size, limits)?;
-                let attributes = Attributes {
-                    mode: self.mode,
-                    uid: id(self.uid, "uid")?,
-                    gid: id(self.gid, "gid")?,
-                    mtime: self.mtime,
-                    xattrs: self.xattrs,
-                };
+                let attributes = Attributes { mode: self.mode, uid, gid, mtime: self.mtime, xattrs: self.xattrs };
                 (path, Change::Upsert { node, attributes })
             }
         };

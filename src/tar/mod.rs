@@ -12,6 +12,8 @@ mod member;
 mod memory;
 mod pax;
 mod reader;
+#[cfg(test)]
+mod round_trip;
 mod source;
 mod sparse;
 #[cfg(test)]

@@ -9,6 +9,8 @@
 mod arch;
 #[cfg(feature = "testing")]
 mod conformance;
+mod fuzz_properties;
+mod fuzz_replay;
 #[cfg(feature = "testing")]
 mod images;
 #[cfg(feature = "testing")]

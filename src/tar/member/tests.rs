@@ -179,7 +179,7 @@ fn markers_are_markers_whatever_their_type() {
         ("d/.wh..wh.", "", Change::Whiteout),
     ] {
         for flag in [0, b'0', b'1', b'2', b'3', b'5', b'6', b'7'] {
-            let block = Block::ustar(name, flag).link(".wh..wh.plnk/x").at(108, b"\x80\0\0\0\xff\xff\xff\xff").seal();
+            let block = Block::ustar(name, flag).link(".wh..wh.plnk/x").seal();
             if name == "d/.wh..wh." {
                 let (result, report) = read_with(&archive(&[block]), Limits::default());
                 assert!(result.unwrap().is_empty());
