@@ -123,10 +123,10 @@ fn a_layer_never_speaks_overlayfs_to_the_host() {
     gives(
         &[lower.clone(), hostile()],
         &Tree::new()
-            .file("d/lower", "")
             .dir("d", 0o755)
             .xattr("trusted.overlay.opaque", "y")
             .xattr("trusted.overlay.redirect", "/etc")
+            .file("d/lower", "")
             .file("d/f", "")
             .xattr("trusted.overlay.overlay.metacopy", ""),
     );

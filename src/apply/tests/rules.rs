@@ -3,15 +3,22 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::stack::{OVERLAY, Stack, check, gives, refuses, runs};
+use super::stack::{OVERLAY, Stack, check, forms, gives, refuses, runs};
+use crate::apply::Form;
+use crate::sys::test_support::{Place, mounting};
 use crate::testing::{Layer, Tree};
 use crate::tree::{Answer, Detail};
+use crate::whiteout::overlay::Style;
 
 fn base() -> Layer {
+    base_of(5, 6)
+}
+
+fn base_of(uid: u32, gid: u32) -> Layer {
     Layer::new()
         .dir("usr", 0o755)
         .dir("usr/lib", 0o750)
-        .owner(5, 6)
+        .owner(uid, gid)
         .mtime(7, 8)
         .xattr("user.note", "low")
         .file("usr/lib/x", "low")
@@ -43,8 +50,43 @@ fn the_rules_hold_in_both_forms() {
     if !runs("the_rules_hold_in_both_forms") {
         return;
     }
+    let layers = layers().into_iter().chain([
+        ("new metadata replaces the old", Layer::new().dir("usr/lib", 0o1777).owner(1, 2).xattr("user.other", "new")),
+        ("the root", Layer::new().dir("", 0o710).owner(3, 4).mtime(-5, 6).xattr("user.root", "x")),
+        ("devices", Layer::new().char_device("null", 1, 3).block_device("disk", 8, 0).mode(0o4755)),
+        ("a device over a directory", Layer::new().char_device("d", 1, 3)),
+    ]);
+    check_each(layers.collect(), &base()).unwrap();
+}
+
+/// Each rule as a layer over nothing, over the base, and over more.
+fn check_each(layers: Vec<(&str, Layer)>, base: &Layer) -> Result<(), String> {
+    let more = [Layer::new().file("d/second", ""), Layer::new().whiteout("usr/lib/x")];
+    let mut failed = Vec::new();
+    for (rule, layer) in layers {
+        for below in [vec![], vec![base.clone()], [&[base.clone()], more.as_slice()].concat()] {
+            let stack: Vec<Layer> = below.into_iter().chain([layer.clone()]).collect();
+            failed.extend(check(&stack).err().map(|text| format!("{rule}: {text}")));
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("{} failed\n{}", failed.len(), failed.join("\n\n"))) }
+}
+
+#[test]
+fn the_rules_hold_in_a_user_namespace() {
+    // With one id: owners are root, and there are no devices.
+    mounting(|place| {
+        if place == Place::UserNamespace {
+            assert!(matches!(forms()[0], Form::Overlay { style: Style::User, .. }));
+            check_each(layers(), &base_of(0, 0)).and_then(|()| random(60)).unwrap_or_else(|text| panic!("{text}"));
+        }
+    });
+}
+
+/// One layer a rule; owners are 0:0, and devices are not in them.
+fn layers() -> Vec<(&'static str, Layer)> {
     let l = Layer::new;
-    let stacks: &[(&str, Layer)] = &[
+    vec![
         ("nothing", l()),
         ("marker after its entry", l().file("a", "new").whiteout("a")),
         ("marker before its entry", l().whiteout("a").file("a", "new")),
@@ -52,7 +94,6 @@ fn the_rules_hold_in_both_forms() {
         ("hidden directories are not there for parents", l().file("usr/lib/x", "new").whiteout("usr/lib")),
         ("hidden targets are not there for links", l().hardlink("n", "a").file("a", "new").whiteout("a")),
         ("a hidden directory is no link target", l().hardlink("n", "d").file("d", "new").whiteout("d")),
-        ("new metadata replaces the old", l().dir("usr/lib", 0o1777).owner(1, 2).xattr("user.other", "new")),
         ("a file over a directory", l().file("d", "new")),
         ("a directory over a file", l().dir("a", 0o700).file("a/new", "")),
         ("what was replaced does not come back", l().dir("d", 0o700).file("d", "").dir("d", 0o701)),
@@ -85,7 +126,6 @@ fn the_rules_hold_in_both_forms() {
         ("symlinks of this layer", l().symlink("l", "usr/new/../made").file("l/x", "")),
         ("a detour is made", l().symlink("l", "one/../two/./three/../../four").file("l/x", "")),
         ("a failed detour is not", l().file("f", "").symlink("l", "one/../f").file("l/x", "")),
-        ("the root", l().dir("", 0o710).owner(3, 4).mtime(-5, 6).xattr("user.root", "x")),
         ("a lower target leaves its group", l().hardlink("n", "a").hardlink("m", "a")),
         ("a target through a symlink", l().hardlink("n", "lib/x").hardlink("m", "/absolute/x")),
         ("a symlink as a target", l().hardlink("n", "lib")),
@@ -98,17 +138,8 @@ fn the_rules_hold_in_both_forms() {
         ("aufs's links", l().file(".wh..wh.plnk/1.2", "x").hardlink("n", ".wh..wh.plnk/1.2").hardlink("m", ".wh..wh.plnk/1.2")),
         ("aufs's links that wait", l().hardlink("n", ".wh..wh.plnk/1.2").file(".wh..wh.plnk/1.2", "x")),
         ("a lower hardlink replaced", l().file("a", "new")),
-        ("special files", l().fifo("p").char_device("null", 1, 3).block_device("disk", 8, 0).mode(0o4755)),
-        ("a device over a directory", l().char_device("d", 1, 3)),
-    ];
-    let mut failed = Vec::new();
-    for (rule, layer) in stacks {
-        for below in [vec![], vec![base()], vec![base(), l().file("d/second", ""), l().whiteout("usr/lib/x")]] {
-            let layers: Vec<Layer> = below.into_iter().chain([layer.clone()]).collect();
-            failed.extend(check(&layers).err().map(|text| format!("{rule}: {text}")));
-        }
-    }
-    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), failed.join("\n\n"));
+        ("a FIFO", l().fifo("p").fifo("d").mode(0o4755)),
+    ]
 }
 
 #[test]
@@ -204,7 +235,11 @@ fn random_stacks_make_what_the_model_makes() {
     if !runs("random_stacks_make_what_the_model_makes") {
         return;
     }
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
+    random(cases).unwrap_or_else(|text| panic!("{text}"));
+}
+
+fn random(cases: u32) -> Result<(), String> {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() });
     let stacks = prop::collection::vec(prop::collection::vec(member(), 1..8), 1..4);
     let result = runner.run(&stacks, |stack| {
@@ -212,7 +247,5 @@ fn random_stacks_make_what_the_model_makes() {
         // The stack is valid up to the first layer that is refused: each is a case of its own.
         (1..=layers.len()).try_for_each(|count| check(&layers[..count])).map_err(TestCaseError::fail)
     });
-    if let Err(error) = result {
-        panic!("{error}");
-    }
+    result.map_err(|error| error.to_string())
 }

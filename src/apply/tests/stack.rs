@@ -19,6 +19,12 @@ use crate::whiteout::overlay::Style;
 pub(super) const OVERLAY: Form = Form::Overlay { style: Style::Trusted, escapes: true };
 pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
 
+/// Both forms, as this process can mount them.
+pub(super) fn forms() -> [Form; 2] {
+    let style = if crate::sys::namespace::is_initial() { Style::Trusted } else { Style::User };
+    [Form::Overlay { style, escapes: true }, Form::Plain { style }]
+}
+
 /// Whether layers with any owner can be applied and mounted here; says so where not.
 pub(super) fn runs(test: &str) -> bool {
     let root = inode::may_give_away() && FsContext::open("overlay", Api::Descriptors).is_ok();
@@ -105,6 +111,9 @@ impl Stack {
                     let lower = Dir::open(lower).unwrap();
                     fs.set_directory("lowerdir+", std::os::fd::AsFd::as_fd(&lower)).unwrap();
                 }
+                if self.form.style() == Style::User {
+                    fs.set_flag("userxattr").unwrap();
+                }
                 for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
                     fs.set_string(key, value).unwrap();
                 }
@@ -152,7 +161,7 @@ pub(super) fn build(form: Form, layers: &[Layer]) -> Result<Tree> {
 /// Checks the layers in both forms against the model.
 pub(super) fn check(layers: &[Layer]) -> std::result::Result<(), String> {
     let expected = fold(layers);
-    for form in [OVERLAY, PLAIN] {
+    for form in forms() {
         match (&expected, build(form, layers)) {
             (Ok(expected), Ok(found)) => {
                 let difference = expected.difference(&found);
