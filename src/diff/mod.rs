@@ -5,12 +5,11 @@
 //! ([`plan`]), the second writes ([`emit`]); both go over the trees by [`walk`]. What a stream becomes (a tar, a list of changes) is
 //! the sink's: for a list its `wants_data` is false.
 //!
-//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below. An
-//! upperdir that hides its whole chain carries no mark for that: it is given whole, as a mount of itself.
+//! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below:
 //!
 //! ```ignore
 //! let lower = Root::from_fd(detached_read_only_mount_of_the_chain).dir()?;    // none where nothing is below
-//! let upper = Upper::Overlay { dir: &fs, style };
+//! let upper = Upper::Overlay { dir: &fs, style, cut: roots.cut };
 //! let sides = Sides { upper, lower: Some(&lower), lower_root: roots.lower, upper_root: roots.upper };
 //! diff::diff(&sides, out, cx)
 //! ```
@@ -18,9 +17,6 @@
 //! Live trees are read by descriptors and single names, nothing is followed. A name that goes away between listing and reading is left
 //! out, a file that changes its size is cut or filled with zeros and reported; nothing leads outside. Memory: the names of one
 //! directory a level, and those of broken hardlink groups.
-
-// Until the backends call it.
-#![allow(dead_code)]
 
 mod compare;
 mod emit;
@@ -46,6 +42,8 @@ pub(crate) enum Upper<'a> {
         dir: &'a Dir,
         /// Whose attributes the store speaks.
         style: XattrStyle,
+        /// It hides the whole lower tree, although nothing in it says so: it is mounted without.
+        cut: bool,
     },
     /// The whole tree.
     Whole {
@@ -72,11 +70,11 @@ pub(crate) struct Sides<'a> {
 /// # Errors
 /// `Unsupported` for a name that begins with `.wh.`, before anything is written; `Cancelled`; those of the sink; `Io`.
 pub(crate) fn diff(sides: &Sides<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
-    let (upper, form) = match sides.upper {
-        Upper::Overlay { dir, style } => (dir, Form::Overlay(style)),
-        Upper::Whole { dir } => (dir, Form::Plain),
+    let (upper, form, shows) = match sides.upper {
+        Upper::Overlay { dir, style, cut } => (dir, Form::Overlay(style), (!cut).then_some(style)),
+        Upper::Whole { dir } => (dir, Form::Plain, None),
     };
-    let trees = Trees { upper, form, lower: sides.lower };
+    let trees = Trees { upper, form, lower: sides.lower, shows };
     let roots = RootPair { lower: sides.lower_root.cloned(), upper: sides.upper_root.cloned() };
     let plan = plan::plan(trees, cx)?;
     let pass = |out: &mut dyn EntrySink, cx: &Context<'_>| {

@@ -11,7 +11,6 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::compare::{self, bad_name};
-use super::seen::Form;
 use super::walk::{Directory, Extras, Marks, Pair, Trees, Visitor, Walk, unsayable};
 use crate::error::Result;
 use crate::path::EntryPath;
@@ -53,7 +52,7 @@ pub(super) fn plan(trees: Trees<'_>, cx: &Context<'_>) -> Result<Plan> {
     walk.run(&mut survey)?;
     let (mut groups, mut marked) = (survey.groups, walk.marked);
     let mut extras = Extras::default();
-    if let (Form::Overlay(style), Some(lower)) = (trees.form, trees.lower)
+    if let (Some(style), Some(lower)) = (trees.shows, trees.lower)
         && !groups.keepers.is_empty()
     {
         for path in groups.moved_below(names_below(trees.upper, style, lower, &groups, cx)?) {

@@ -115,7 +115,7 @@ impl Scene {
     }
 
     fn overlay_diff(&self, cx: &Context<'_>) -> Result<Layer> {
-        self.diff_of(Upper::Overlay { dir: &self.dir("upper"), style: XattrStyle::Trusted }, cx)
+        self.diff_of(Upper::Overlay { dir: &self.dir("upper"), style: XattrStyle::Trusted, cut: false }, cx)
     }
 
     /// The stream, which must be the same from all forms of the tree, and say the tree.
@@ -395,7 +395,9 @@ fn names_that_no_layer_can_say_are_refused_before_anything_is_written() {
         };
         let lower = scene.dir("lower");
         let merged = Dir::open(scene.merged()).unwrap();
-        for upper in [Upper::Overlay { dir: &scene.dir("upper"), style: XattrStyle::Trusted }, Upper::Whole { dir: &merged }] {
+        for upper in
+            [Upper::Overlay { dir: &scene.dir("upper"), style: XattrStyle::Trusted, cut: false }, Upper::Whole { dir: &merged }]
+        {
             let mut layer = Layer::default();
             let sides = Sides { upper, lower: Some(&lower), lower_root: None, upper_root: None };
             let error = diff(&sides, &mut layer, &Context::default()).unwrap_err();
@@ -416,7 +418,7 @@ fn the_root_is_written_first_and_only_where_it_differs() {
     assert_eq!(layer.summary(), "~./ -a +c");
     let with_roots = |lower_root: Option<&Attributes>, upper_root: Option<&Attributes>| {
         let (upper, lower) = (scene.dir("upper"), scene.dir("lower"));
-        let upper = Upper::Overlay { dir: &upper, style: XattrStyle::Trusted };
+        let upper = Upper::Overlay { dir: &upper, style: XattrStyle::Trusted, cut: false };
         let mut layer = Layer::default();
         diff(&Sides { upper, lower: Some(&lower), lower_root, upper_root }, &mut layer, &Context::default()).unwrap();
         layer.summary()
@@ -440,7 +442,7 @@ fn without_a_lower_tree_everything_is_new_and_no_whiteout_is_written() {
     upper.mknod(b"ghost", crate::sys::FileType::CharacterDevice, 0, (0, 0)).unwrap();
     xattr::set(upper.child(b"d").unwrap(), b"trusted.overlay.opaque", b"y").unwrap();
     let merged = Dir::open(scene.merged()).unwrap();
-    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted }, Upper::Whole { dir: &merged }] {
+    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted, cut: false }, Upper::Whole { dir: &merged }] {
         let mut layer = Layer::default();
         let root = Attributes::implied();
         let sides = Sides { upper, lower: None, lower_root: None, upper_root: Some(&root) };
@@ -449,6 +451,29 @@ fn without_a_lower_tree_everything_is_new_and_no_whiteout_is_written() {
         let tree = model::apply(&Tree::new(), &layer.entries()).unwrap();
         assert_same_tree(&Tree::new().file("b", "").hardlink("d/a", "b").at("d").mtime(1, 0), &masked(tree));
     }
+}
+
+#[test]
+fn a_tree_that_hides_the_whole_lower_tree_is_compared_with_it_all_the_same() {
+    if !can_run("a_tree_that_hides_the_whole_lower_tree_is_compared_with_it_all_the_same") {
+        return;
+    }
+    let scene = Scene::new("mkdir d e; touch a d/b d/c; ln a d/a", "");
+    // What applying `.wh..wh..opq` and a few entries at the root makes: no mark tells.
+    let upper = scene.dir("upper");
+    sh(&scene.temp.path().join("upper"), "mkdir d; cp -p ../lower/d/b d; cp -p ../lower/a d; chmod 755 d; touch n");
+    still(&scene.temp.path().join("upper"));
+    let lower = scene.dir("lower");
+    let root = Attributes::implied();
+    let mut layers = Vec::new();
+    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted, cut: true }, Upper::Whole { dir: &upper }] {
+        let mut layer = Layer::default();
+        let sides = Sides { upper, lower: Some(&lower), lower_root: Some(&root), upper_root: Some(&root) };
+        diff(&sides, &mut layer, &Context::default()).unwrap();
+        assert_eq!(layer.summary(), "-a -e ~d/ -d/c +n");
+        layers.push(layer);
+    }
+    assert_eq!(layers[0], layers[1]);
 }
 
 /// Times are the clock's where a test makes something new.

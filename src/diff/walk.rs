@@ -23,6 +23,8 @@ pub(super) struct Trees<'a> {
     pub(super) upper: &'a Dir,
     pub(super) form: Form,
     pub(super) lower: Option<&'a Dir>,
+    /// The style of an upperdir through which the lower tree shows.
+    pub(super) shows: Option<XattrStyle>,
 }
 
 /// Names of the lower tree that show through an upperdir and are visited all the same, by their directory.
@@ -100,6 +102,7 @@ enum Kind {
 
 pub(super) struct Walk<'a> {
     form: Form,
+    shows: bool,
     upper: Descent,
     lower: Descent,
     extras: &'a Extras,
@@ -115,6 +118,7 @@ impl<'a> Walk<'a> {
     pub(super) fn new(trees: Trees<'_>, extras: &'a Extras, cx: &'a Context<'a>) -> Result<Self> {
         Ok(Self {
             form: trees.form,
+            shows: trees.shows.is_some(),
             upper: Descent::new(trees.upper.try_clone()?)?,
             lower: trees.lower.map_or(Ok(Descent::absent()), |lower| Descent::new(lower.try_clone()?))?,
             extras,
@@ -232,7 +236,7 @@ impl<'a> Walk<'a> {
         let mut names = Names::default();
         let lower = self.lower.here()?;
         let upper = if side == Side::Upper { self.upper.here()? } else { None };
-        let mut through = lower.is_some() && self.form != Form::Plain;
+        let mut through = lower.is_some() && self.shows;
         let mut seen = BTreeSet::new();
         if let Some(dir) = upper {
             let marks = match self.form {

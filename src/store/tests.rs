@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::*;
 use crate::digest::{ChainId, DiffId};
 use crate::error::Result;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Unpacked};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Unpacked};
 use crate::snapshot::{Key, Kind, Labels, Name, Usage};
 use crate::tree::{Applied, Fact};
 use fake::Fake;
@@ -99,13 +99,13 @@ impl Scratch {
         let mut applied =
             Applied { facts: Vec::<Fact>::new(), root: None, cut: false, empty: false, usage: Usage::new(1, content.len() as u64) };
         change(&mut applied);
-        let transaction = self.metadata().write().unwrap();
+        let transaction = self.metadata().write_to_survive(Survives::Process).unwrap();
         let tree = transaction.allocate_tree(lease, "fake").unwrap();
         transaction.commit().unwrap();
         if !applied.empty {
             self.fake.fill(tree, content);
         }
-        let transaction = self.metadata().write().unwrap();
+        let transaction = self.metadata().write_to_survive(Survives::Process).unwrap();
         transaction.finish_tree(tree, lease, &Unpacked { diff_id: &diff_id, ids: Ids::Exact, applied: &applied }).unwrap();
         let parent = parent.map(|parent| transaction.layer(parent).unwrap().unwrap());
         let row = transaction

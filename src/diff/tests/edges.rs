@@ -54,7 +54,7 @@ fn the_lower_tree_is_what_its_mount_shows() {
     still(&merged);
     let mut layers = Vec::new();
     let (upper, whole) = (Dir::open(scene.temp.path().join("upper")).unwrap(), Dir::open(&merged).unwrap());
-    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted }, Upper::Whole { dir: &whole }] {
+    for upper in [Upper::Overlay { dir: &upper, style: XattrStyle::Trusted, cut: false }, Upper::Whole { dir: &whole }] {
         let root = inode::attributes(&below).unwrap();
         let mut layer = Layer::default();
         let sides = Sides { upper, lower: Some(&below), lower_root: Some(&root), upper_root: Some(&root) };
@@ -74,7 +74,7 @@ fn a_list_of_changes_reads_no_content() {
     let mut list = Layer { without_data: true, ..Layer::default() };
     let lower = scene.dir("lower");
     let sides = Sides {
-        upper: Upper::Overlay { dir: &scene.dir("upper"), style: XattrStyle::Trusted },
+        upper: Upper::Overlay { dir: &scene.dir("upper"), style: XattrStyle::Trusted, cut: false },
         lower: Some(&lower),
         lower_root: None,
         upper_root: Some(&Attributes::implied()),
@@ -149,8 +149,11 @@ fn a_racing_writer_does_not_lead_it_out() {
         });
         for round in 0..100 {
             let mut layer = Layer::default();
-            let upper =
-                if round % 2 == 0 { Upper::Whole { dir: &tree } } else { Upper::Overlay { dir: &tree, style: XattrStyle::User } };
+            let upper = if round % 2 == 0 {
+                Upper::Whole { dir: &tree }
+            } else {
+                Upper::Overlay { dir: &tree, style: XattrStyle::User, cut: false }
+            };
             let sides = Sides { upper, lower: Some(&lower), lower_root: None, upper_root: None };
             diff(&sides, &mut layer, &Context::default()).unwrap();
             // Checks the declared sizes too.

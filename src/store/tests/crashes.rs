@@ -1,7 +1,6 @@
 //! What is there after a step failed, or the process ended after it.
 
 use super::*;
-use crate::metadata::Survives;
 use crate::tree::TreeId;
 use std::sync::atomic::Ordering;
 
