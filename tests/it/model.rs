@@ -19,6 +19,7 @@ use plywood::{Context, ErrorKind};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
+use crate::conformance::{MEMORY, user_namespace};
 use crate::support::Sandbox;
 use stacks::{Power, Stack, stacks, with_markers_moved};
 
@@ -154,10 +155,10 @@ fn compare(power: Power) {
 
 #[test]
 fn model_overlay_and_copy_are_the_same_trees() {
-    Sandbox::root().run(|| compare(Power::Root));
+    Sandbox::root().disk(MEMORY).run(|| compare(Power::Root));
 }
 
 #[test]
 fn model_overlay_and_copy_are_the_same_trees_in_a_user_namespace() {
-    Sandbox::user_namespace().run(|| compare(Power::UserNamespace));
+    user_namespace().run(|| compare(Power::UserNamespace));
 }
