@@ -79,13 +79,13 @@ impl Member {
     }
 }
 
-fn path() -> impl Strategy<Value = String> {
+pub(super) fn path() -> impl Strategy<Value = String> {
     // Few names and little depth: paths are to meet.
     let name = prop_oneof![4 => Just("a"), 3 => Just("b"), 2 => Just("c"), 1 => Just("d")];
     vec(name, 1..4).prop_map(|names| names.join("/"))
 }
 
-fn target() -> impl Strategy<Value = &'static str> {
+pub(super) fn target() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "a",
         "b",
