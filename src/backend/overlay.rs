@@ -56,7 +56,7 @@ impl Overlay {
     }
 
     /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "testing"))]
     fn with(self, api: Api, escapes: bool) -> Self {
         Self { api: OnceLock::from(api), escapes: OnceLock::from(escapes), ..self }
     }
@@ -176,8 +176,9 @@ impl Overlay {
         }
         let dir = self.tree(tree)?;
         dir.remove_tree(WORK.as_bytes())?;
-        applied.usage = usage(&dir)?;
         point.sync()?;
+        // File systems that allocate late know only now.
+        applied.usage = usage(&dir)?;
         Ok(applied)
     }
 }
@@ -230,16 +231,8 @@ impl Backend for Overlay {
 
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
         let lower = self.view(chain)?.map(|root| root.dir()).transpose()?;
-        let (raw, merged);
-        let upper = if roots.cut {
-            // Nothing shows through, so it is compared as a whole; mounted by itself, because only the kernel reads its form right.
-            merged = self.view(&[tree])?.map(|root| root.dir()).transpose()?;
-            merged.as_ref().map(|dir| Side::Whole { dir })
-        } else {
-            raw = self.tree(tree)?.child(FS.as_bytes())?;
-            Some(Side::Overlay { dir: &raw, style: self.style })
-        };
-        let upper = upper.ok_or_else(|| Error::new(ErrorKind::NotFound, "diff"))?;
+        let raw = self.tree(tree)?.child(FS.as_bytes())?;
+        let upper = Side::Overlay { dir: &raw, style: self.style, cut: roots.cut };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
     }
 
@@ -262,8 +255,8 @@ impl Backend for Overlay {
                 .with_hint("unmount it first"));
         }
         let fs = dir.child(FS.as_bytes())?;
-        let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
         point.sync()?;
+        let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
         // Only now: a tree without a work directory is one that is durable.
         dir.remove_tree(WORK.as_bytes())?;
         dir.sync()?;
@@ -301,5 +294,5 @@ fn usage(tree: &Dir) -> Result<Usage> {
     Ok(Usage::new(taken.inodes, taken.bytes))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;
