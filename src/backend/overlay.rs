@@ -230,16 +230,8 @@ impl Backend for Overlay {
 
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
         let lower = self.view(chain)?.map(|root| root.dir()).transpose()?;
-        let (raw, merged);
-        let upper = if roots.cut {
-            // Nothing shows through, so it is compared as a whole; mounted by itself, because only the kernel reads its form right.
-            merged = self.view(&[tree])?.map(|root| root.dir()).transpose()?;
-            merged.as_ref().map(|dir| Side::Whole { dir })
-        } else {
-            raw = self.tree(tree)?.child(FS.as_bytes())?;
-            Some(Side::Overlay { dir: &raw, style: self.style })
-        };
-        let upper = upper.ok_or_else(|| Error::new(ErrorKind::NotFound, "diff"))?;
+        let raw = self.tree(tree)?.child(FS.as_bytes())?;
+        let upper = Side::Overlay { dir: &raw, style: self.style, cut: roots.cut };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
     }
 
