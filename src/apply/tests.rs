@@ -1,7 +1,6 @@
 //! The tree rule, in both forms, against the model in `testing` and against trees written out.
 
 mod confinement;
-mod hunt;
 mod metadata;
 mod rules;
 mod stack;

@@ -100,6 +100,14 @@ enum Kind {
     Unsayable(Reason),
 }
 
+/// A directory that was entered.
+struct Frame {
+    /// What is still to be visited.
+    names: std::vec::IntoIter<Name>,
+    /// The lower tree shows through. Where it does not, it does so nowhere below: the kernel marks no directory in an opaque one.
+    through: bool,
+}
+
 pub(super) struct Walk<'a> {
     form: Form,
     shows: bool,
@@ -107,8 +115,8 @@ pub(super) struct Walk<'a> {
     lower: Descent,
     extras: &'a Extras,
     cx: &'a Context<'a>,
-    /// What is still to be visited of the directories that were entered.
-    frames: Vec<std::vec::IntoIter<Name>>,
+    /// The directories that were entered.
+    frames: Vec<Frame>,
     path: EntryPath,
     /// Whether a name was met that begins with `.wh.`, which no layer can say.
     pub(super) marked: bool,
@@ -131,9 +139,9 @@ impl<'a> Walk<'a> {
 
     pub(super) fn run(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
         self.enter(Side::Upper, true, visitor)?;
-        while let Some(names) = self.frames.last_mut() {
+        while let Some(frame) = self.frames.last_mut() {
             self.cx.check("diff")?;
-            match names.next() {
+            match frame.names.next() {
                 Some(name) => self.step(&name, visitor)?,
                 None => {
                     visitor.leave();
@@ -215,7 +223,7 @@ impl<'a> Walk<'a> {
             None => Below::Other,
         };
         visitor.directory(&Directory { path: &self.path, dir, form, below })?;
-        let Names { mut gone, mut here, mut unsayable } = self.list(side)?;
+        let Names { mut gone, mut here, mut unsayable, through } = self.list(side)?;
         unsayable.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         for (name, reason) in unsayable {
             visitor.unsayable(&self.path.join(name).map_err(bad_name)?, reason)?;
@@ -227,7 +235,7 @@ impl<'a> Walk<'a> {
         }
         here.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         self.marked |= here.iter().any(|name| name.name.starts_with(b".wh."));
-        self.frames.push(here.into_iter());
+        self.frames.push(Frame { names: here.into_iter(), through });
         Ok(())
     }
 
@@ -236,7 +244,7 @@ impl<'a> Walk<'a> {
         let mut names = Names::default();
         let lower = self.lower.here()?;
         let upper = if side == Side::Upper { self.upper.here()? } else { None };
-        let mut through = lower.is_some() && self.shows;
+        let mut through = lower.is_some() && self.frames.last().map_or(self.shows, |above| above.through);
         let mut seen = BTreeSet::new();
         if let Some(dir) = upper {
             let marks = match self.form {
@@ -284,6 +292,7 @@ impl<'a> Walk<'a> {
             }
             None => {}
         }
+        names.through = through;
         Ok(names)
     }
 }
@@ -314,6 +323,7 @@ struct Names {
     gone: Vec<Box<[u8]>>,
     here: Vec<Name>,
     unsayable: Vec<(Box<[u8]>, Reason)>,
+    through: bool,
 }
 
 /// What a name in the tree's own directory stands for; `None` where it went away.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use plywood::compression::Compression;
 use plywood::digest::Algorithm;
+use plywood::entry::Timestamp;
 use plywood::store::{BackendChoice, ExportOptions, ImageSource, ImportLayerOptions, ImportOptions, Imported, LayerSource, Store};
 use plywood::testing::{Layer, TemporaryStore};
 use plywood::{Context, ErrorKind};
@@ -214,16 +215,13 @@ fn a_stack_on_an_image_goes_out_as_an_image_that_peers_read() {
     let mut manifests = Vec::new();
     for store in stores(test) {
         let base = import(&store, &layout).image;
-        let mut options = ImportLayerOptions::default();
-        options.parent = base.chain_id.map(|chain_id| chain_id.to_string());
+        let options = ImportLayerOptions::default().parent(base.chain_id.unwrap().to_string());
         let tar = Layer::new().whiteout("opt/bin/alias").dir("opt/new", 0o750).file("opt/new/file", "added").tar();
         let top = store.import_layer(LayerSource::reader(tar.as_slice()), &options, &Context::default()).unwrap();
 
         let target = tempfile::tempdir().unwrap();
-        let mut options = ExportOptions::default();
-        options.reference = Some("2".to_owned());
-        options.compression = Compression::Gzip;
-        options.created = Some(plywood::entry::Timestamp::from_seconds(1_700_000_000));
+        let created = Timestamp::from_seconds(1_700_000_000);
+        let options = ExportOptions::default().reference("2").compression(Compression::Gzip).created(created);
         // Into a layout that is in use.
         store.export("1", target.path(), &ExportOptions::default(), &Context::default()).unwrap();
         let exported = store.export(&top.chain_id.to_string(), target.path(), &options, &Context::default()).unwrap();
