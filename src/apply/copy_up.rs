@@ -27,11 +27,11 @@ impl Applier<'_> {
         };
         let Some(original) = original else { return Ok(false) };
         let copied = self.new_name();
-        let scratch = self.scratch.try_clone()?;
+        let scratch = std::rc::Rc::clone(&self.scratch);
         if !self.copy_inode(&path, original, &scratch, &copied)? {
             return Ok(false);
         }
-        scratch.rename(&copied, self.modify()?, name)?;
+        scratch.rename(&copied, &*self.modify()?, name)?;
         Ok(true)
     }
 

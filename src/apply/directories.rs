@@ -4,6 +4,8 @@
 //! no mtime is lost, and no set-gid bit or default ACL of a directory that was there before leaks into new children. A directory gets
 //! its attributes when it is left, children first, and again whenever it is entered and changed again. At most a few dozen are open.
 
+use std::rc::Rc;
+
 use super::entries::Applier;
 use super::metadata::{Before, DEFAULT_ACL, Mode};
 use super::placed::{OPAQUE, OWN};
@@ -39,7 +41,7 @@ pub(super) struct Frame {
     /// Overlay form: names of the lower tree show in it.
     pub(super) lower: bool,
     /// Open; for one in the tree, and not always.
-    dir: Option<Dir>,
+    dir: Option<Rc<Dir>>,
     /// What it gets when it is left.
     pending: Option<(Attributes, Before)>,
     /// What it had, and gets back when it is left.
@@ -47,7 +49,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn root(dir: Dir, lower: bool) -> Self {
+    pub(super) fn root(dir: Rc<Dir>, lower: bool) -> Self {
         let (name, path) = (Box::default(), EntryPath::ROOT);
         Self { name, path, state: State::InTree, lower, dir: Some(dir), pending: None, saved: None }
     }
@@ -99,20 +101,20 @@ impl Applier<'_> {
     }
 
     /// The directory on which the cursor stands: one in the tree.
-    pub(super) fn dir(&mut self) -> Result<&Dir> {
+    pub(super) fn dir(&mut self) -> Result<Rc<Dir>> {
         self.hold(self.cursor)
     }
 
-    fn hold(&mut self, index: usize) -> Result<&Dir> {
+    fn hold(&mut self, index: usize) -> Result<Rc<Dir>> {
         if self.frames.get(index).is_some_and(|frame| frame.dir.is_none()) {
             let (dir, saved) = self.open(index)?;
             let frame = self.frames.get_mut(index).ok_or_else(lost)?;
-            (frame.dir, frame.saved) = (Some(dir), saved);
+            (frame.dir, frame.saved) = (Some(Rc::new(dir)), saved);
             if let Some(old) = index.checked_sub(OPEN_MAX).filter(|&old| old > 0) {
                 self.put_down(old)?;
             }
         }
-        self.frames.get(index).and_then(|frame| frame.dir.as_ref()).ok_or_else(lost)
+        self.frames.get(index).and_then(|frame| frame.dir.clone()).ok_or_else(lost)
     }
 
     fn open(&self, index: usize) -> Result<(Dir, Option<Saved>)> {
@@ -142,14 +144,13 @@ impl Applier<'_> {
     }
 
     /// To be called before anything is written into the directory on which the cursor stands.
-    pub(super) fn modify(&mut self) -> Result<&Dir> {
-        self.hold(self.cursor)?;
+    pub(super) fn modify(&mut self) -> Result<Rc<Dir>> {
+        let dir = self.hold(self.cursor)?;
         self.changed = true;
         let privileged = self.metadata.is_privileged();
         let frame = self.frames.get_mut(self.cursor).ok_or_else(lost)?;
-        let dir = frame.dir.as_ref().ok_or_else(lost)?;
         if frame.pending.is_none() && frame.saved.is_none() {
-            frame.saved = Some(Saved::take(dir, privileged)?);
+            frame.saved = Some(Saved::take(&dir, privileged)?);
         }
         Ok(dir)
     }
@@ -257,7 +258,7 @@ impl Applier<'_> {
             self.make_opaque(&made, &path)?;
         }
         let frame = self.frames.get_mut(index).ok_or_else(lost)?;
-        (frame.state, frame.dir, frame.pending) = (State::InTree, Some(made), Some((attributes, Before::New)));
+        (frame.state, frame.dir, frame.pending) = (State::InTree, Some(Rc::new(made)), Some((attributes, Before::New)));
         if let Some(old) = index.checked_sub(OPEN_MAX).filter(|&old| old > 0) {
             self.put_down(old)?;
         }
@@ -273,7 +274,7 @@ impl Applier<'_> {
         }
         self.push(name, State::InTree)?;
         let frame = self.frames.get_mut(self.cursor).ok_or_else(lost)?;
-        (frame.dir, frame.pending) = (Some(made), Some((attributes, Before::New)));
+        (frame.dir, frame.pending) = (Some(Rc::new(made)), Some((attributes, Before::New)));
         if let Some(old) = self.cursor.checked_sub(OPEN_MAX).filter(|&old| old > 0) {
             self.put_down(old)?;
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use super::directories::{Frame, State};
 use super::facts::Facts;
@@ -29,7 +30,7 @@ pub(super) struct Applier<'a> {
     pub(super) hidden: &'a Hidden,
     pub(super) cx: &'a Context<'a>,
     pub(super) tree: Root,
-    pub(super) scratch: Dir,
+    pub(super) scratch: Rc<Dir>,
     pub(super) metadata: Metadata<'a>,
     /// From the root to where the applier stands, and perhaps beyond.
     pub(super) frames: Vec<Frame>,
@@ -61,7 +62,7 @@ impl<'a> Applier<'a> {
         ids: Ids,
         cx: &'a Context<'a>,
     ) -> Result<Self> {
-        let Place { tree, scratch } = place;
+        let (tree, scratch) = (Rc::new(place.tree), Rc::new(place.scratch));
         neutralise(&scratch)?;
         let shows = form.is_overlay() && lower.is_some() && !hidden.hides_children(&EntryPath::ROOT);
         let mut applier = Self {
@@ -70,7 +71,7 @@ impl<'a> Applier<'a> {
             hidden,
             cx,
             tree: Root::new(tree.try_clone()?),
-            metadata: Metadata::new(form, Owners::of_this_process(ids)?, scratch.try_clone()?, cx),
+            metadata: Metadata::new(form, Owners::of_this_process(ids)?, Rc::clone(&scratch), cx),
             scratch,
             frames: vec![Frame::root(tree, shows)],
             cursor: 0,
@@ -160,7 +161,7 @@ impl<'a> Applier<'a> {
         attributes: &Attributes,
         layer: &mut dyn EntryStream,
     ) -> Result<()> {
-        let dir = self.modify()?.try_clone()?;
+        let dir = self.modify()?;
         match self.make(&dir, name, position, node, attributes, layer) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -263,7 +264,7 @@ impl<'a> Applier<'a> {
         attributes: &Attributes,
     ) -> Result<()> {
         let aside = self.new_name();
-        let scratch = self.scratch.try_clone()?;
+        let scratch = Rc::clone(&self.scratch);
         if !self.make_device(&scratch, &aside, path, file_type, device, attributes)? {
             return self.cx.skip(path, Reason::DeviceRefused);
         }
@@ -275,7 +276,7 @@ impl<'a> Applier<'a> {
     fn put_aside(&mut self, path: &EntryPath, node: &Node, attributes: &Attributes, layer: &mut dyn EntryStream) -> Result<()> {
         let name = (*node != Node::Directory).then(|| self.new_name());
         if let Some(name) = &name {
-            let scratch = self.scratch.try_clone()?;
+            let scratch = Rc::clone(&self.scratch);
             self.make(&scratch, name, path, node, attributes, layer)?;
         }
         self.aside.insert(path.clone(), name);

@@ -3,6 +3,7 @@
 //! A link into the lower tree takes its target with it: a new inode, shared by the target's name and this layer's links.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use super::directories::{State, join};
 use super::entries::Applier;
@@ -41,6 +42,9 @@ impl Links {
 
     /// Its own name gets another entry.
     pub(super) fn drop_waiting(&mut self, path: &EntryPath) {
+        if self.waiting.is_empty() {
+            return;
+        }
         for number in self.by_path.remove(path).unwrap_or_default() {
             self.take(number);
         }
@@ -48,6 +52,9 @@ impl Links {
 
     /// Those that wait for this literal path, in the order in which they were read.
     pub(super) fn wake(&mut self, position: &EntryPath) -> Vec<Link> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let numbers = self.by_expected.remove(position).unwrap_or_default();
         numbers.into_iter().filter_map(|number| self.take(number)).collect()
     }
@@ -181,7 +188,7 @@ impl Applier<'_> {
             if there.is_some() {
                 self.remove(name)?;
             }
-            source.link(&source_name, self.modify()?, name)?;
+            source.link(&source_name, &*self.modify()?, name)?;
         }
         Ok(Some(position))
     }
@@ -226,9 +233,9 @@ impl Applier<'_> {
     }
 
     /// A name of the target's inode that can be linked to; none where it is a device that cannot be made here.
-    fn source(&mut self, from: &EntryPath, target: Target) -> Result<Option<(Dir, Vec<u8>)>> {
+    fn source(&mut self, from: &EntryPath, target: Target) -> Result<Option<(Rc<Dir>, Vec<u8>)>> {
         if let Target::Aside(name) = target {
-            return Ok(Some((self.scratch.try_clone()?, name)));
+            return Ok(Some((Rc::clone(&self.scratch), name)));
         }
         let (Some(parent), Some(name)) = (from.parent(), from.file_name()) else { return Ok(None) };
         self.reset()?;
@@ -241,7 +248,7 @@ impl Applier<'_> {
         if leaves && !self.copy_up(&parent, name)? {
             return Ok(None);
         }
-        let dir = self.dir()?.try_clone()?;
+        let dir = self.dir()?;
         self.placed.mark(&join(&parent, name)?, OWN);
         Ok(Some((dir, name.to_vec())))
     }

@@ -4,6 +4,7 @@
 //! [`Markers::settle`] works that out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::PASSES;
 use super::directories::{State, join};
@@ -279,7 +280,7 @@ impl Applier<'_> {
             self.push(name, State::Lower)?;
         }
         self.make_way()?;
-        let dir = self.modify()?.try_clone()?;
+        let dir = self.modify()?;
         self.make_opaque(&dir, directory)
     }
 
@@ -288,7 +289,7 @@ impl Applier<'_> {
         if !self.step(name) {
             self.push(name, State::InTree)?;
         }
-        let dir = self.modify()?.try_clone()?;
+        let dir = self.modify()?;
         self.make_opaque(&dir, &path)
     }
 
@@ -303,10 +304,10 @@ impl Applier<'_> {
     /// A whiteout: all are names of one inode, for as long as it takes more.
     fn link_whiteout(&mut self, name: &[u8]) -> Result<()> {
         const WHITEOUT: &[u8] = b"whiteout";
-        let scratch = self.scratch.try_clone()?;
+        let scratch = Rc::clone(&self.scratch);
         let dir = self.modify()?;
         for _ in 0..2 {
-            match scratch.link(WHITEOUT, dir, name) {
+            match scratch.link(WHITEOUT, &dir, name) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.raw_os_error() == Some(libc::EMLINK) => scratch.unlink(WHITEOUT)?,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -315,7 +316,7 @@ impl Applier<'_> {
             let device = crate::whiteout::overlay::WHITEOUT_DEVICE;
             scratch.mknod(WHITEOUT, crate::sys::FileType::CharacterDevice, 0, device)?;
         }
-        scratch.link(WHITEOUT, dir, name)
+        scratch.link(WHITEOUT, &dir, name)
     }
 
     /// Plain form: removes what is hidden and not of this layer.

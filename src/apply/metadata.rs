@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use super::Form;
 use super::owners::Owners;
@@ -41,11 +42,11 @@ pub(super) struct Metadata<'a> {
     /// Nanoseconds were seen to be kept.
     fine: Cell<bool>,
     /// Where it is tried whether there is space.
-    scratch: Dir,
+    scratch: Rc<Dir>,
 }
 
 impl<'a> Metadata<'a> {
-    pub(super) fn new(form: Form, owners: Owners, scratch: Dir, cx: &'a Context<'a>) -> Self {
+    pub(super) fn new(form: Form, owners: Owners, scratch: Rc<Dir>, cx: &'a Context<'a>) -> Self {
         Self { form, owners, cx, privileged: inode::overrides_modes(), fine: Cell::new(false), scratch }
     }
 

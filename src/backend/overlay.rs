@@ -56,7 +56,7 @@ impl Overlay {
     }
 
     /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "testing"))]
     fn with(self, api: Api, escapes: bool) -> Self {
         Self { api: OnceLock::from(api), escapes: OnceLock::from(escapes), ..self }
     }
@@ -176,8 +176,9 @@ impl Overlay {
         }
         let dir = self.tree(tree)?;
         dir.remove_tree(WORK.as_bytes())?;
-        applied.usage = usage(&dir)?;
         point.sync()?;
+        // File systems that allocate late know only now.
+        applied.usage = usage(&dir)?;
         Ok(applied)
     }
 }
@@ -254,8 +255,8 @@ impl Backend for Overlay {
                 .with_hint("unmount it first"));
         }
         let fs = dir.child(FS.as_bytes())?;
-        let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
         point.sync()?;
+        let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
         // Only now: a tree without a work directory is one that is durable.
         dir.remove_tree(WORK.as_bytes())?;
         dir.sync()?;
@@ -293,5 +294,5 @@ fn usage(tree: &Dir) -> Result<Usage> {
     Ok(Usage::new(taken.inodes, taken.bytes))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests;

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Backend, Overlay};
+use super::{Backend, Copy, Overlay};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::Base;
 use crate::sys::capabilities::{Scratch, explain, file_system, try_overlay};
@@ -20,13 +20,15 @@ pub(crate) enum Wanted {
     Auto,
     /// Kernel overlayfs, or an error.
     Overlay,
+    /// Whole copies.
+    Copy,
 }
 
 /// A backend, and why it is this one.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) backend: Arc<dyn Backend>,
-    /// What the store records, to be given to [`reopen`]; empty where the backend has no style.
+    /// What the store records, to be given to [`reopen`]: which xattrs its layers may set.
     pub(crate) style: &'static str,
     /// `overlay: mounts work with trusted. xattrs on ext4`.
     pub(crate) reason: String,
@@ -35,19 +37,27 @@ pub(crate) struct Chosen {
 /// Chooses a backend for a directory of trees, by its absolute path and held open.
 ///
 /// # Errors
-/// `Unsupported` where the backend that is wanted cannot work here, with the reason; `PermissionDenied`, `NoSpace`, `Io`.
-pub(crate) fn choose(_wanted: Wanted, path: &Path, trees: Dir) -> Result<Chosen> {
-    let scratch = Scratch::new(&trees)?;
+/// `Unsupported` where overlayfs is wanted and cannot work here, with the reason; `PermissionDenied`, `NoSpace`, `Io`.
+pub(crate) fn choose(wanted: Wanted, path: &Path, trees: Dir) -> Result<Chosen> {
     let style = if namespace::is_initial() { XattrStyle::Trusted } else { XattrStyle::User };
+    if wanted == Wanted::Copy {
+        return copy(path, trees, style, "copy: it was asked for".to_owned());
+    }
+    let scratch = Scratch::new(&trees)?;
     let tried = try_overlay(&scratch, style == XattrStyle::User, Api::probe(&trees));
     let file_system = file_system(&scratch);
     drop(scratch);
     match tried {
-        Ok(_) => {
-            let reason = format!("overlay: mounts work with {}. xattrs on {file_system}", name_of(style));
-            Ok(Chosen { backend: Arc::new(overlay(path, trees, style)?), style: name_of(style), reason })
+        Ok(_) => overlay(path, trees, style, format!("overlay: mounts work with {}. xattrs on {file_system}", name_of(style))),
+        Err(error) if wanted == Wanted::Auto => copy(path, trees, style, format!("copy: {}", refusal(&error, &file_system))),
+        Err(error) => {
+            let reason = refusal(&error, &file_system);
+            let hint = match error.hint() {
+                Some(hint) => hint.to_owned(),
+                None => "`plywood doctor` tells what is missing; the copy backend works everywhere".to_owned(),
+            };
+            Err(Error::new(ErrorKind::Unsupported, "choose backend").at(path).because(reason).with_hint(hint).with_source(error))
         }
-        Err(error) => Err(no_overlay(error, path, &file_system)),
     }
 }
 
@@ -60,25 +70,36 @@ pub(crate) fn reopen(backend: &str, style: &str, path: &Path, trees: Dir) -> Res
     let unknown = |what: &str| {
         Error::new(ErrorKind::IncompatibleFormat, "open store").at(path).because(format!("this version does not know {what}"))
     };
-    if backend != "overlay" {
-        return Err(unknown(&format!("the backend {backend:?}")));
-    }
     let style = [XattrStyle::Trusted, XattrStyle::User]
         .into_iter()
         .find(|&known| name_of(known) == style)
         .ok_or_else(|| unknown(&format!("the style {style:?} of xattrs")))?;
-    if style == XattrStyle::Trusted && !namespace::is_initial() {
-        return Err(Error::new(ErrorKind::Unsupported, "open store")
-            .at(path)
-            .because("root of the host made it, with xattrs that mean nothing in a user namespace")
-            .with_hint("open it as root of the host, or make a store of your own"));
+    let reason = format!("{backend}: the store was made with it");
+    match backend {
+        "copy" => copy(path, trees, style, reason),
+        "overlay" if style == XattrStyle::Trusted && !namespace::is_initial() => {
+            Err(Error::new(ErrorKind::Unsupported, "open store")
+                .at(path)
+                .because("root of the host made it, with xattrs that mean nothing in a user namespace")
+                .with_hint("open it as root of the host, or make a store of your own"))
+        }
+        "overlay" => overlay(path, trees, style, reason),
+        _ => Err(unknown(&format!("the backend {backend:?}"))),
     }
-    let reason = format!("{backend}: the store was made with it, and {}. xattrs", name_of(style));
-    Ok(Chosen { backend: Arc::new(overlay(path, trees, style)?), style: name_of(style), reason })
 }
 
-fn overlay(path: &Path, trees: Dir, style: XattrStyle) -> Result<Overlay> {
-    Overlay::new(Base::new(path.to_owned(), trees)?, style)
+fn overlay(path: &Path, trees: Dir, style: XattrStyle, reason: String) -> Result<Chosen> {
+    let backend = Arc::new(Overlay::new(Base::new(path.to_owned(), trees)?, style)?);
+    Ok(Chosen { backend, style: name_of(style), reason })
+}
+
+fn copy(path: &Path, trees: Dir, style: XattrStyle, reason: String) -> Result<Chosen> {
+    let backend = Arc::new(Copy::new(Base::new(path.to_owned(), trees)?, style));
+    Ok(Chosen { backend, style: name_of(style), reason })
+}
+
+fn refusal(error: &Error, file_system: &str) -> String {
+    format!("overlayfs cannot be used on {file_system}: {}", explain(error))
 }
 
 const fn name_of(style: XattrStyle) -> &'static str {
@@ -86,15 +107,6 @@ const fn name_of(style: XattrStyle) -> &'static str {
         XattrStyle::Trusted => "trusted",
         XattrStyle::User => "user",
     }
-}
-
-fn no_overlay(error: Error, path: &Path, file_system: &str) -> Error {
-    let reason = format!("overlayfs cannot be used on {file_system}: {}", explain(&error));
-    let hint = match error.hint() {
-        Some(hint) => hint.to_owned(),
-        None => "`plywood doctor` tells what is missing; the copy backend works everywhere".to_owned(),
-    };
-    Error::new(ErrorKind::Unsupported, "choose backend").at(path).because(reason).with_hint(hint).with_source(error)
 }
 
 #[cfg(test)]
@@ -115,8 +127,10 @@ mod tests {
             assert!(chosen.reason.starts_with(&format!("overlay: mounts work with {style}. xattrs on ")), "{}", chosen.reason);
             assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left of the trial");
             assert_eq!(reopen("overlay", style, temp.path(), open()).unwrap().style, style);
-            assert_eq!(reopen("zfs", "", temp.path(), open()).unwrap_err().kind(), ErrorKind::IncompatibleFormat);
+            assert_eq!(reopen("zfs", style, temp.path(), open()).unwrap_err().kind(), ErrorKind::IncompatibleFormat);
             assert_eq!(reopen("overlay", "", temp.path(), open()).unwrap_err().kind(), ErrorKind::IncompatibleFormat);
+            assert_eq!(choose(Wanted::Copy, temp.path(), open()).unwrap().backend.name(), "copy");
+            assert_eq!(reopen("copy", "trusted", temp.path(), open()).unwrap().backend.name(), "copy");
             let other = reopen("overlay", "trusted", temp.path(), open());
             assert_eq!(other.is_ok(), place == Place::Root, "{other:?}");
         });
@@ -129,8 +143,11 @@ mod tests {
             let dir = Dir::open(temp.path()).unwrap();
             let scratch = Scratch::new(&dir).unwrap();
             let outer = try_overlay(&scratch, false, Api::probe(&dir)).unwrap();
-            let trees = Dir::from_fd(inode::reopen(&outer.mount).unwrap());
-            let error = choose(Wanted::Overlay, temp.path(), trees).unwrap_err();
+            let trees = || Dir::from_fd(inode::reopen(&outer.mount).unwrap());
+            let chosen = choose(Wanted::Auto, temp.path(), trees()).unwrap();
+            assert_eq!(chosen.backend.name(), "copy");
+            assert!(chosen.reason.starts_with("copy: overlayfs cannot be used on overlay: fsconfig"), "{}", chosen.reason);
+            let error = choose(Wanted::Overlay, temp.path(), trees()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.reason().unwrap().starts_with("overlayfs cannot be used on overlay: fsconfig"), "{error}");
             assert!(error.hint().unwrap().contains("plywood doctor"));

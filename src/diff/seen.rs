@@ -67,6 +67,8 @@ fn fate(name: &[u8]) -> Fate {
     let of = |prefix: &[u8]| name.starts_with(prefix);
     match name {
         b"security.selinux" => Fate::Foreign,
+        // xfs lists each ACL a second time, under the name in its own format.
+        b"trusted.SGI_ACL_FILE" | b"trusted.SGI_ACL_DEFAULT" => Fate::Foreign,
         b"security.ima" | b"security.evm" | b"security.apparmor" => Fate::LeftOut,
         b"system.posix_acl_access" | b"system.posix_acl_default" => Fate::Kept,
         _ if of(b"user.") || of(b"security.") || of(b"trusted.overlay.") => Fate::Kept,
@@ -125,8 +127,15 @@ mod tests {
 
     #[test]
     fn what_no_layer_carries_is_left_out_and_told() {
-        let raw =
-            ["security.capability", "security.ima", "security.selinux", "btrfs.compression", "trusted.md5", "system.nfs4_acl"];
+        let raw = [
+            "security.capability",
+            "security.ima",
+            "security.selinux",
+            "btrfs.compression",
+            "trusted.md5",
+            "system.nfs4_acl",
+            "trusted.SGI_ACL_FILE",
+        ];
         let (kept, told) = names(Form::Plain, &raw);
         assert_eq!(kept, ["security.capability"]);
         assert_eq!(told, ["security.ima", "trusted.md5"]);

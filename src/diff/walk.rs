@@ -108,6 +108,14 @@ enum Kind {
     Unsayable(Reason),
 }
 
+/// A directory that was entered.
+struct Frame {
+    /// What is still to be visited.
+    names: std::vec::IntoIter<Name>,
+    /// The lower tree shows through. Where it does not, it does so nowhere below: the kernel marks no directory in an opaque one.
+    through: bool,
+}
+
 pub(super) struct Walk<'a> {
     form: Form,
     shows: bool,
@@ -115,6 +123,7 @@ pub(super) struct Walk<'a> {
     lower: Descent,
     extras: &'a Extras,
     cx: &'a Context<'a>,
+    /// The directories that were entered.
     frames: Vec<Frame>,
     path: EntryPath,
     /// Whether a name was met that begins with `.wh.`, which no layer can say.
@@ -293,6 +302,7 @@ impl<'a> Walk<'a> {
             }
             None => {}
         }
+        names.through = through;
         Ok(names)
     }
 }

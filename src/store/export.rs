@@ -55,6 +55,50 @@ impl Default for ExportOptions {
     }
 }
 
+impl ExportOptions {
+    /// Under this name in the layout's index.
+    #[must_use]
+    pub fn reference(mut self, reference: impl Into<String>) -> Self {
+        self.reference = Some(reference.into());
+        self
+    }
+
+    /// With new layers compressed so.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// At this level of the compression.
+    #[must_use]
+    pub fn level(mut self, level: u32) -> Self {
+        self.level = Some(level);
+        self
+    }
+
+    /// Made at this time.
+    #[must_use]
+    pub fn created(mut self, created: Timestamp) -> Self {
+        self.created = Some(created);
+        self
+    }
+
+    /// No time of a file later than this, in seconds since 1970.
+    #[must_use]
+    pub fn clamp_mtime(mut self, seconds: i64) -> Self {
+        self.clamp_mtime = Some(seconds);
+        self
+    }
+
+    /// With the config of this image.
+    #[must_use]
+    pub fn base(mut self, reference: impl Into<String>) -> Self {
+        self.base = Some(reference.into());
+        self
+    }
+}
+
 /// What was exported.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -33,6 +33,22 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
 }
 
+impl ImportOptions {
+    /// Under this reference.
+    #[must_use]
+    pub fn reference(mut self, reference: impl Into<String>) -> Self {
+        self.reference = Some(reference.into());
+        self
+    }
+
+    /// The image for this platform.
+    #[must_use]
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+}
+
 /// What came of importing an image.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -191,6 +207,7 @@ impl Store {
                     media_type: Some(&reference.descriptor.media_type),
                     diff_id,
                     parent: parent.as_ref(),
+                    is_proven: false,
                     labels: &labels,
                 },
                 cx,
@@ -214,7 +231,7 @@ fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<
         return docker_archive::choose(files, &list, wanted, intake);
     }
     Err(Error::new(ErrorKind::NotFound, OP)
-        .at("index.json")
+        .at(files.locate("index.json"))
         .because("the source has neither an index.json nor a manifest.json: it is no OCI image layout and no `docker save` archive")
         .with_hint("a single layer is imported with `plywood layer import`"))
 }

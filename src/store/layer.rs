@@ -122,6 +122,36 @@ pub struct ImportLayerOptions {
     pub labels: Labels,
 }
 
+impl ImportLayerOptions {
+    /// Onto this committed layer or stack.
+    #[must_use]
+    pub fn parent(mut self, name: impl Into<String>) -> Self {
+        self.parent = Some(name.into());
+        self
+    }
+
+    /// Expecting this diff id.
+    #[must_use]
+    pub fn diff_id(mut self, diff_id: DiffId) -> Self {
+        self.diff_id = Some(diff_id);
+        self
+    }
+
+    /// Called so by a manifest.
+    #[must_use]
+    pub fn media_type(mut self, media_type: MediaType) -> Self {
+        self.media_type = Some(media_type);
+        self
+    }
+
+    /// With these labels.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+}
+
 /// What came of importing a layer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -142,6 +172,8 @@ pub(super) struct Incoming<'a> {
     pub(super) media_type: Option<&'a MediaType>,
     pub(super) diff_id: &'a DiffId,
     pub(super) parent: Option<&'a SnapshotRow>,
+    /// The blob was read and hashed by this operation already.
+    pub(super) is_proven: bool,
     pub(super) labels: &'a Labels,
 }
 
@@ -182,7 +214,7 @@ impl Store {
         };
         let diff_id = match &options.diff_id {
             Some(diff_id) => diff_id.clone(),
-            None => diff_id_of(&blob, self.limits().unpacked_bytes, cx)?,
+            None => self.diff_id_of(&blob, Algorithm::default(), cx)?,
         };
         let lease = self.lease()?;
         let incoming = Incoming {
@@ -190,6 +222,7 @@ impl Store {
             media_type: options.media_type.as_ref(),
             diff_id: &diff_id,
             parent: parent.as_ref(),
+            is_proven: options.diff_id.is_none(),
             labels: &options.labels,
         };
         let landed = self.land(lease.id(), &incoming, cx);
@@ -220,26 +253,77 @@ impl Store {
         }
     }
 
-    /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on.
+    /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.
     pub(super) fn land(&self, lease: LeaseId, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
+            self.prove(layer, cx)?;
             return Ok(Landed { snapshot, chain_id, existed: true });
         }
         let _unpacking = self.locks().wait(Subject::Layer(layer.diff_id))?;
         cx.check(OP)?;
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
+            self.prove(layer, cx)?;
             return Ok(Landed { snapshot, chain_id, existed: true });
         }
         let chain = match layer.parent {
             Some(parent) => self.metadata().read()?.chain(parent.id)?,
             None => Vec::new(),
         };
-        let snapshot = match self.shareable(layer, &chain)? {
-            Some(tree) => self.name_shared(lease, layer, &tree)?,
-            None => self.unpack(lease, layer, &chain, cx)?,
-        };
+        if let Some(tree) = self.shareable(layer, &chain)? {
+            self.prove(layer, cx)?;
+            match self.name_shared(lease, layer, &tree) {
+                Ok(snapshot) => return Ok(Landed { snapshot, chain_id, existed: false }),
+                // The tree was collected since it was found.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let snapshot = self.unpack(lease, layer, &chain, cx)?;
         Ok(Landed { snapshot, chain_id, existed: false })
+    }
+
+    /// Checks that the blob is the layer of its diff id, where it need not be unpacked for that: an image may claim any diff id that
+    /// is there already.
+    fn prove(&self, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<()> {
+        let known = self.metadata().read()?.blob(layer.blob.digest())?;
+        if layer.is_proven || known.as_ref().is_some_and(|row| row.diff_id.as_ref() == Some(layer.diff_id)) {
+            return Ok(());
+        }
+        let found = self.diff_id_of(layer.blob, layer.diff_id.0.algorithm(), cx)?;
+        if found != *layer.diff_id {
+            return Err(wrong_diff_id(layer.diff_id, &found));
+        }
+        if known.is_some() {
+            let transaction = self.metadata().write()?;
+            transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Reads a layer for its diff id alone.
+    fn diff_id_of(&self, blob: &Blob, algorithm: Algorithm, cx: &Context<'_>) -> Result<DiffId> {
+        let limit = self.limits().unpacked_bytes;
+        let decoder = Decoder::new(blob.reader())?;
+        if decoder.compression() == Compression::None && blob.digest().algorithm() == algorithm {
+            return Ok(DiffId(blob.digest().clone()));
+        }
+        let mut tee = Tee::new(decoder, algorithm);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            cx.check(OP)?;
+            match tee.read(&mut buffer) {
+                Ok(0) => return Ok(DiffId(tee.finish())),
+                Ok(_) if tee.count() > limit => {
+                    let reason = format!("the layer has more than {limit} bytes uncompressed");
+                    return Err(Error::new(ErrorKind::LimitExceeded, OP).because(reason));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io(OP, error)),
+            }
+        }
     }
 
     /// The layer, where it is committed already.
@@ -279,7 +363,6 @@ impl Store {
             labels: layer.labels,
         })?;
         check_chain(self.backend(), transaction.chain(snapshot.id)?.len())?;
-        transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
         transaction.lease_snapshot(lease, snapshot.id)?;
         transaction.commit()?;
         Ok(snapshot)
@@ -320,12 +403,7 @@ impl Store {
         let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, self.limits().clone(), cx)?;
         let applied = self.backend().apply(tree, chain, &mut reader, self.ids(), cx)?;
         let found = reader.diff_id();
-        if found == *layer.diff_id {
-            return Ok(applied);
-        }
-        Err(Error::new(ErrorKind::DigestMismatch, OP)
-            .at(layer.diff_id.to_string())
-            .because(format!("the uncompressed layer has the diff id {found}")))
+        if found == *layer.diff_id { Ok(applied) } else { Err(wrong_diff_id(layer.diff_id, &found)) }
     }
 }
 
@@ -343,26 +421,8 @@ fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
         .with_hint("squash some of its layers into one"))
 }
 
-/// Reads a layer for its diff id alone.
-fn diff_id_of(blob: &Blob, limit: u64, cx: &Context<'_>) -> Result<DiffId> {
-    let decoder = Decoder::new(blob.reader())?;
-    if decoder.compression() == Compression::None && blob.digest().algorithm() == Algorithm::default() {
-        return Ok(DiffId(blob.digest().clone()));
-    }
-    let mut tee = Tee::new(decoder, Algorithm::default());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        cx.check(OP)?;
-        match tee.read(&mut buffer) {
-            Ok(0) => return Ok(DiffId(tee.finish())),
-            Ok(_) if tee.count() > limit => {
-                return Err(
-                    Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {limit} bytes uncompressed"))
-                );
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::io(OP, error)),
-        }
-    }
+fn wrong_diff_id(expected: &DiffId, found: &DiffId) -> Error {
+    Error::new(ErrorKind::DigestMismatch, OP)
+        .at(expected.to_string())
+        .because(format!("the uncompressed layer has the diff id {found}"))
 }

@@ -190,7 +190,7 @@ impl Found {
             BackendChoice::Custom(backend) => return Ok(Self::custom(backend)),
             BackendChoice::Auto => Wanted::Auto,
             BackendChoice::Overlay => Wanted::Overlay,
-            BackendChoice::Copy => return Err(Error::new(ErrorKind::Unsupported, "open store").at(path)),
+            BackendChoice::Copy => Wanted::Copy,
         };
         probe::choose(wanted, &path.join(TREES), trees).map(Self::from)
     }

@@ -5,6 +5,7 @@ mod crashes;
 mod fake;
 mod opening;
 mod processes;
+mod real;
 mod snapshots;
 
 use std::sync::Arc;

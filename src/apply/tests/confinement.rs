@@ -138,7 +138,7 @@ fn it_stops_when_it_is_told_to() {
     let mut fresh = || Ok(Place { tree: Dir::open(temp.path().join("tree"))?, scratch: Dir::open(temp.path().join("scratch"))? });
     let stops = Stops(2.into());
     let (uid, gid) = inode::creator();
-    let layer = ["a", "b", "c"].iter().fold(Layer::new(), |layer, name| layer.file(*name, "").owner(uid.into(), gid.into()));
+    let layer = ["a", "b", "c"].iter().fold(Layer::new(), |layer, name| layer.file(*name, "").owner(uid, gid));
     let error = apply(&mut fresh, None, PLAIN, &mut layer.stream().unwrap(), Ids::Exact, &Context::new(&stops)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(temp.path().join("tree/b").exists() && !temp.path().join("tree/c").exists());

@@ -36,7 +36,7 @@ fn fork(work: impl FnOnce()) {
 
 fn all_names(store: &Store) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    store.walk(&Filter::all(), |info| Ok(drop(names.insert(info.name)))).unwrap();
+    store.walk(&Filter::all(), |info| Ok(names.extend([info.name]))).unwrap();
     names
 }
 

@@ -79,6 +79,7 @@ fn sample() -> Layer {
         .file("etc/hosts", "localhost")
         .dir("var/old", 0o700)
         .file("var/old/log", "line")
+        .file("var/old/deep/log", "line")
         .symlink("run", "var/run")
         .file("bin/tool", "#!")
         .mode(0o755)
@@ -113,8 +114,8 @@ fn change(root: &Path) -> std::io::Result<()> {
     fs::write(root.join("etc/hosts"), "changed")?;
     fs::write(root.join("etc/new"), "new")?;
     fs::remove_dir_all(root.join("var/old"))?;
-    fs::create_dir(root.join("var/old"))?;
-    fs::write(root.join("var/old/fresh"), "")?;
+    fs::create_dir_all(root.join("var/old/deep"))?;
+    fs::write(root.join("var/old/deep/fresh"), "")?;
     fs::remove_file(root.join("run"))?;
     fs::create_dir_all(root.join("run/lock"))?;
     fs::rename(root.join("bin/tool"), root.join("bin/moved"))?;

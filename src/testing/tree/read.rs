@@ -15,8 +15,16 @@ use crate::entry::{Attributes, Timestamp, Xattrs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 
-/// What hosts put on every inode by themselves, and no tree of a layer has.
-const HOST_XATTRS: [&[u8]; 5] = [b"security.selinux", b"security.ima", b"security.evm", b"security.apparmor", b"security.SMACK64"];
+/// What hosts put on every inode by themselves, or file systems list as another name of an ACL (xfs), and no tree of a layer has.
+const HOST_XATTRS: [&[u8]; 7] = [
+    b"security.selinux",
+    b"security.ima",
+    b"security.evm",
+    b"security.apparmor",
+    b"security.SMACK64",
+    b"trusted.SGI_ACL_FILE",
+    b"trusted.SGI_ACL_DEFAULT",
+];
 
 impl Tree {
     /// A snapshot of the tree at `path`. Other file systems mounted below are read as well. Needs root to see files of others and

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::descriptor::MediaType;
+use crate::digest::DiffId;
+use crate::store::{ImportLayerOptions, LayerSource};
 use serde_json::json;
 
 #[track_caller]
@@ -50,6 +52,23 @@ fn layers_that_are_not_their_diff_ids() {
     let mut image = TestImage::new(&["base", "top"]);
     image.config["rootfs"]["diff_ids"][1] = json!(digest(b"something else"));
     refused(&image.layout("1.0"), ErrorKind::DigestMismatch);
+}
+
+#[test]
+fn blobs_that_claim_the_diff_id_of_a_layer_that_is_there() {
+    let (home, good) = (Home::new(), TestImage::new(&["base"]));
+    home.import(&good.layout("good")).unwrap();
+    let before = home.store.content().blobs().unwrap();
+    let mut liar = TestImage::new(&["other"]);
+    liar.config["rootfs"]["diff_ids"] = good.config["rootfs"]["diff_ids"].clone();
+    for packing in [Compression::Gzip, Compression::None] {
+        liar.layers[0].blob = pack(&liar.layers[0].tar, packing);
+        assert_eq!(home.import(&liar.layout("liar")).unwrap_err().kind(), ErrorKind::DigestMismatch);
+        assert_eq!(home.store.content().blobs().unwrap(), before);
+        let options = ImportLayerOptions::default().diff_id(DiffId(digest(&good.layers[0].tar)));
+        let source = LayerSource::reader(liar.layers[0].blob.as_slice());
+        assert_eq!(home.store.import_layer(source, &options, &Context::default()).unwrap_err().kind(), ErrorKind::DigestMismatch);
+    }
 }
 
 #[test]
