@@ -93,14 +93,6 @@ struct Name {
     side: Side,
 }
 
-/// A directory that was entered.
-struct Frame {
-    /// What is still to be visited.
-    names: std::vec::IntoIter<Name>,
-    /// The lower directory shows through it.
-    through: bool,
-}
-
 /// What a name of the tree's own directory stands for.
 enum Kind {
     Here,
