@@ -1,5 +1,6 @@
 //! The backend by itself, and beside the overlay one: the same layers make the same trees, and the same trees the same layers.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::*;
 use crate::entry::{Change, Entry, Node, Status};
 use crate::sys::namespace;
 use crate::sys::test_support::mounting;
-use crate::testing::conformance::{Means, backend_suite, cases};
+use crate::testing::conformance::{Means, cases};
 use crate::testing::layer::{LayerEntry, LayerStream};
 use crate::testing::tree::assert_same_tree;
 use crate::testing::{Layer, Tree, model};
@@ -154,13 +155,6 @@ fn sample() -> Layer {
         .symlink("l", "d/a")
         .file("empty", "")
         .fifo("p")
-}
-
-#[test]
-fn the_suite() {
-    mounting(|_| {
-        backend_suite(means(), |place| Ok(Arc::new(Copy::new(Base::open(place)?, style())))).assert_passed();
-    });
 }
 
 #[test]
