@@ -60,10 +60,10 @@ fn run(place: &Path) -> Result<()> {
 
     let layout = place.join("image");
     make_image(&layout)?;
-    steps.done("made an image of two layers, the second with two whiteouts", "");
+    steps.done("made an image of two layers, the second with a whiteout and an opaque directory", "");
 
     let (store, mounts) = open(place)?;
-    steps.done("opened a store", format!("{} backend: {}", store.backend().name(), store.backend_reason()));
+    steps.done("opened a store", store.backend_reason());
 
     let imported = store.import(ImageSource::path(&layout), &Default::default(), &cx)?;
     let chain_id = imported.image.chain_id.ok_or_else(|| wrong("the image has no layers"))?;
@@ -134,10 +134,10 @@ fn open(place: &Path) -> Result<(Store, bool)> {
     let store = Store::open(place.join("store"))?;
     let key = Key::new("probe")?;
     let mount = store.prepare(&key, None, &Default::default())?;
-    let probe = mount.detached();
+    let probe = mount.detached().map(drop);
     store.remove(key.as_str())?;
     match probe {
-        Ok(_) => Ok((store, true)),
+        Ok(()) => Ok((store, true)),
         Err(error) => {
             println!("nothing can be mounted here, so plain directories are used: {error}");
             error.hint().into_iter().for_each(|hint| println!("  hint: {hint}"));

@@ -195,7 +195,7 @@ impl Content {
             }
             let file = match self.0.ingests.open_file_rw(&name) {
                 Ok(file) => file,
-                Err(error) if error.kind() == ErrorKind::NotFound => match self.0.ingests.create_file(&name, 0o600) {
+                Err(error) if error.kind() == ErrorKind::NotFound => match self.create_ingest(&name) {
                     Ok(file) => file,
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                     Err(error) => return Err(error),
@@ -223,7 +223,7 @@ impl Content {
         loop {
             let name = [UNNAMED, format!("{}-{number}", std::process::id()).as_bytes()].concat();
             number = number.saturating_add(1);
-            let file = match self.0.ingests.create_file(&name, 0o600) {
+            let file = match self.create_ingest(&name) {
                 Ok(file) => file,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
@@ -242,6 +242,13 @@ impl Content {
             Started::Ingest(ingest) => Started::Ingest(ingest.discard_on_drop()),
             present => present,
         })
+    }
+
+    /// Makes an ingest's file. Its mode stays: whoever comes while it is being published must be able to open it and wait.
+    fn create_ingest(&self, name: &[u8]) -> Result<File> {
+        let file = self.0.ingests.create_file(name, 0o600)?;
+        inode::set_mode(&file, 0o600)?;
+        Ok(file)
     }
 
     /// Takes in all of `reader` without giving it a name: the bytes go when the last [`Blob`] and [`BlobReader`] of them is dropped.

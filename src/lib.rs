@@ -1,8 +1,63 @@
 //! An image-layer storage driver as a library: OCI layers in, union-mounted root file systems out, changes back as layers.
 //!
-//! (The tour is written when the verbs stand.)
+//! What containerd's snapshotters, containers/storage's and Docker's graph drivers do for runtimes in Go, for anything written in Rust.
+//! No daemon, no helper process; several processes work on one store. A [`Store`](store::Store) is a directory, and everything below is
+//! one of its verbs.
 //!
-//! A module may use only modules of earlier tiers; `tests/it/arch.rs` holds that.
+//! # Three stories
+//!
+//! **A layer comes in.** [`import`](store::Store::import) takes an image (an OCI layout, a `docker save` archive),
+//! [`import_layer`](store::Store::import_layer) a single tar. Bytes are verified against digest and diff id before anything of them can
+//! be seen; each layer is unpacked once, and committed under its [chain id](digest::ChainId). A failure anywhere leaves nothing.
+//!
+//! **A container runs.** [`prepare`](store::Store::prepare) makes a writable snapshot on a committed one, and returns what to mount as a
+//! value: a [`Mount`](mount::Mount), to be [attached](mount::Mount::attach) here, made as a [descriptor](mount::Mount::detached), or
+//! rendered for a runtime. [`commit`](store::Store::commit) freezes the snapshot under a name, [`diff`](store::Store::diff) streams its
+//! change as a layer, [`export`](store::Store::export) writes an image that others read.
+//!
+//! **Something goes away.** [`remove`](store::Store::remove) takes effect at once, [`gc`](store::Store::gc) deletes what no image, no key
+//! and no name reaches.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let root = directory.path().join("store");
+//! use plywood::snapshot::{Key, Name};
+//! use plywood::store::{BackendChoice, LayerSource, Store, StoreOptions};
+//!
+//! let store = Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy))?;
+//! let tar = [0; 1024]; // a tar without entries
+//! let layer = store.import_layer(LayerSource::reader(&tar[..]), &Default::default(), &Default::default())?;
+//! let parent = Name::from(&layer.chain_id);
+//! let mount = store.prepare(&Key::new("web-1")?, Some(&parent), &Default::default())?;
+//! println!("mount {} at a place of your choice", mount.source().display());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What holds everywhere
+//!
+//! - The same layers give the same tree on every backend, and the same two trees the same diff, byte for byte.
+//! - Bytes are durable before the row that names them; rows go before their bytes. A crash at any instant leaves garbage at worst, which
+//!   opening the store clears away.
+//! - What a layer asks for and does not get is in the [`Report`] of the operation, or is an error where the
+//!   caller is [strict](Context::strict).
+//! - The core is synchronous, leaves no thread behind, reads no environment variable and prints nothing. An [`Error`] has an
+//!   [`ErrorKind`] to match, the path, the cause, and often a hint.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `sqlite-bundled` (default) | SQLite is compiled in; without it the system's is linked |
+//! | `testing` | tree and layer literals, an in-memory model of the layer contract, the conformance suite for backends |
+//! | `cli` | the `plywood` command |
+//!
+//! # The house
+//!
+//! Modules stand in tiers, in the order below, and use only modules of earlier tiers; `tests/it/arch.rs` holds that. A layer is a stream
+//! of changes ([`entry`]): the tar [reader](tar::Reader) and the differ produce it, the tar [writer](tar::Writer) and the
+//! [backends](backend::Backend) consume it.
 
 // Clippy bans functions that take paths (clippy.toml); the modules that may use them say so here.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
@@ -44,7 +99,7 @@ pub mod cli;
 pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
-pub use progress::Context;
+pub use progress::{Context, Report};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

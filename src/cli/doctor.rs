@@ -82,9 +82,7 @@ pub(super) fn doctor(global: &Global, output: &Output) -> Result<(), Failure> {
 
 fn text(findings: &Findings) -> String {
     let state = if findings.exists { "a store" } else { "no store yet" };
-    let backend = findings.backend.as_deref().unwrap_or("none");
-    let mut text =
-        format!("{} ({state}); a new store gets the backend {backend}: {}\n\n", findings.root.display(), findings.reason);
+    let mut text = format!("{} ({state}); a new store gets {}\n\n", findings.root.display(), findings.reason);
     let rows: Vec<Vec<String>> = findings
         .checks
         .iter()

@@ -1,4 +1,4 @@
-//! The `plywood` command: arguments in, one verb of [`Store`] called, its result out as text or as JSON.
+//! The `plywood` command: arguments in, one verb of [`Store`](crate::store::Store) called, its result out as text or as JSON.
 //!
 //! Thin: what plywood can do, the library can do. The command alone reads the environment (`XDG_DATA_HOME`, `HOME`,
 //! `SOURCE_DATE_EPOCH`), takes signals, prints, and enters a user namespace for an ordinary user. Exit status: 0, 1 (the operation

@@ -163,7 +163,6 @@ impl Ingest {
         let digest = self.check()?;
         // A failed sync is final: what the kernel dropped cannot be synced again.
         let end = std::mem::replace(&mut self.end, End::Delete);
-        inode::set_mode(&self.file, 0o444)?;
         durable::sync(&self.file)?;
         self.end = end;
         Ok(Verified { ingest: self, digest })

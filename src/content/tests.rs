@@ -73,7 +73,7 @@ fn checked_bytes_are_published_under_their_digest() {
         let blob = ingest.finish().unwrap();
         assert_eq!((blob.digest(), blob.size(), read(&blob).as_slice()), (&digest, 5, &b"hello"[..]));
         assert_eq!(std::fs::read(store.blob_path(&digest)).unwrap(), b"hello");
-        assert_eq!(std::fs::metadata(store.blob_path(&digest)).unwrap().permissions().mode() & 0o7777, 0o444);
+        assert_eq!(std::fs::metadata(store.blob_path(&digest)).unwrap().permissions().mode() & 0o7777, 0o600);
         assert!(store.names("ingest").is_empty());
         assert_eq!(store.content.blobs().unwrap(), [(digest.clone(), 5)]);
         assert!(matches!(store.elsewhere().start(&Expected::digest(digest)).unwrap(), Started::Present(_)));

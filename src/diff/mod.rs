@@ -2,7 +2,7 @@
 //!
 //! **A pure function of (lower tree, tree).** An upperdir and a whole copy of the same tree give the same stream; so do two trees that
 //! came about in different ways. Two passes: the first decides the fate of hardlink groups and meets the names that no layer can say
-//! ([`plan`]), the second writes ([`emit`]); both go over the trees by [`walk`]. What a stream becomes (a tar, a list of changes) is
+//! (`plan`), the second writes (`emit`); both go over the trees by `walk`. What a stream becomes (a tar, a list of changes) is
 //! the sink's: for a list its `wants_data` is false.
 //!
 //! A backend makes one call. The overlay backend gives its raw upperdir, and a read-only mount of its chain as the tree below:
@@ -115,5 +115,6 @@ impl Progress for Quiet<'_> {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(feature = "testing")]
+#[cfg(test)]
 mod tests;

@@ -228,6 +228,7 @@ fn each_change_is_written_and_nothing_else() {
         ("another type", "rm d/a; mkdir d/a; touch d/a/n; rm -r d/s; ln -s b d/s", "~d/ ~d/a/ +d/a/n ~d/s"),
         ("a directory made again", "rm -r d/s; mkdir d/s", "~d/ ~d/s/ -d/s/x"),
         ("made again with what is new", "rm -r d; mkdir d; echo n >d/n", "~d/ -d/a -d/b -d/l -d/p -d/s ~d/n"),
+        ("and below it", "rm -r d; mkdir -p d/s; touch d/s/n", "~d/ -d/a -d/b -d/l -d/n -d/p ~d/s/ -d/s/x +d/s/n"),
         ("came and went", "echo n >d/n2; rm d/n2; mkdir q; touch q/1; rm -r q", ""),
         ("copied up and nothing else", "chmod 600 d/a; chmod 644 d/a; touch -r e/y d/y; chmod 700 e; chmod 755 e; rm d/y", ""),
         ("removed and made the same again", "cp -a d /tmp/plywood.$$; rm -r d; cp -a /tmp/plywood.$$ d; rm -r /tmp/plywood.$$", ""),

@@ -71,7 +71,7 @@ impl Capabilities {
         let mut list = vec![overlay(&scratch, initial)];
         list.extend([mount_api(&scratch), xattrs(&scratch, initial), escapes(&scratch, initial)]);
         list.extend([reflink(&scratch), file_types(&scratch), whiteouts(&scratch), openat2(&scratch)]);
-        list.extend([user_namespaces(), sub_ids()]);
+        list.extend([user_namespaces(), sub_ids(), id_mapped_mounts(&scratch)]);
         Ok(Self { file_system: file_system(&scratch), initial_user_namespace: initial, list })
     }
 
@@ -193,6 +193,17 @@ fn sub_ids() -> Capability {
     )
 }
 
+fn id_mapped_mounts(scratch: &Scratch) -> Capability {
+    let found = trial::try_id_mapped_mount(scratch).map(|()| "the file system shows owners through a map".to_owned());
+    let cost = "a container with its own ids needs a copy of each layer with shifted owners";
+    capability(
+        "id-mapped-mounts",
+        found.map_err(|error| explain(&error)),
+        cost,
+        "root, and Linux 5.12 with ext4, 5.15 with btrfs, 5.19 with xfs or 6.3 with tmpfs",
+    )
+}
+
 /// An error with its causes, in one line.
 pub(crate) fn explain(error: &Error) -> String {
     let mut text = error.to_string();
@@ -220,6 +231,8 @@ mod tests {
                 let one = found.get(name).unwrap();
                 assert!(one.available, "{one}");
             }
+            let mapped = found.get("id-mapped-mounts").unwrap();
+            assert_eq!(mapped.available, place == Place::Root, "{mapped}");
             let style = if place == Place::Root { "trusted." } else { "user." };
             assert!(found.get("overlay").unwrap().found.contains(style));
             assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);

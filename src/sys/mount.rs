@@ -9,7 +9,7 @@ pub(crate) mod legacy;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd,
@@ -27,7 +27,7 @@ const STACKED_MAX: u32 = 1000;
 /// Which of the kernel's interfaces describes a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Api {
-    /// `fsopen`, and layers handed over as descriptors (6.13).
+    /// `fsopen`, and layers handed over as descriptors (6.15).
     Descriptors,
     /// `fsopen`, and layers named one by one through `/proc/self/fd` (6.7).
     Paths,
@@ -38,14 +38,11 @@ pub(crate) enum Api {
 impl Api {
     /// The best interface that this kernel has for overlayfs; `directory` is any directory of the file system in question.
     pub(crate) fn probe(directory: impl AsFd) -> Self {
-        let Ok(fs) = FsContext::open("overlay", Self::Descriptors) else { return Self::Legacy };
-        match fs.set_directory("lowerdir+", directory.as_fd()) {
-            Ok(()) => Self::Descriptors,
-            Err(_) => match (FsContext { api: Self::Paths, ..fs }).set_directory("lowerdir+", directory.as_fd()) {
-                Ok(()) => Self::Paths,
-                Err(_) => Self::Legacy,
-            },
-        }
+        // As layers are held later: from 6.13 to 6.14 the kernel takes descriptors, but none with O_PATH.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(held) = rustix::fs::openat(directory, c".", flags, Mode::empty()) else { return Self::Legacy };
+        let takes = |api| FsContext::open("overlay", api).is_ok_and(|fs| fs.set_directory("lowerdir+", held.as_fd()).is_ok());
+        [Self::Descriptors, Self::Paths].into_iter().find(|&api| takes(api)).unwrap_or(Self::Legacy)
     }
 }
 
@@ -166,12 +163,21 @@ pub(crate) fn clone_mount(directory: impl AsFd) -> Result<OwnedFd> {
 /// # Errors
 /// `PermissionDenied`, `Io`; `Unsupported` before Linux 5.12.
 pub(crate) fn make_read_only(mount: impl AsFd) -> Result<()> {
-    set_attributes(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)
+    set(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0)
+}
+
+/// Shows other owners through one mount: those of a user namespace's id map. The mount must not be attached yet.
+///
+/// # Errors
+/// `PermissionDenied`; `Io`, EINVAL where the file system cannot; `Unsupported` before Linux 5.12.
+pub(crate) fn map_owners(mount: impl AsFd, user_namespace: impl AsFd) -> Result<()> {
+    let fd = u64::try_from(user_namespace.as_fd().as_raw_fd()).unwrap_or_default();
+    set(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_IDMAP, fd)
 }
 
 #[allow(unsafe_code)]
-fn set_attributes(mount: BorrowedFd<'_>, set: MountAttrFlags) -> Result<()> {
-    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+fn set(mount: BorrowedFd<'_>, set: MountAttrFlags, userns_fd: u64) -> Result<()> {
+    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: 0, propagation: 0, userns_fd };
     // SAFETY: `mount` is an open descriptor, the path is a NUL-terminated literal, and the kernel reads exactly `size_of` bytes of
     // `attributes`, which is the kernel's own layout and lives across the call.
     let result = unsafe {

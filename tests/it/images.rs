@@ -11,7 +11,7 @@ use plywood::testing::{Layer, TemporaryStore};
 use plywood::{Context, ErrorKind};
 use serde_json::Value;
 
-use crate::support::{Tool, is_root, require, skip};
+use crate::support::{Sandbox, Tool, is_root, require, skip};
 
 /// A store on each backend that works here.
 fn stores(test: &str) -> Vec<TemporaryStore> {
@@ -23,6 +23,11 @@ fn stores(test: &str) -> Vec<TemporaryStore> {
         }
     }
     stores
+}
+
+/// Runs a test's body where owners can be set: as root, or in a user namespace.
+fn with_owners<F: FnOnce()>(body: F) {
+    if is_root() { body() } else { Sandbox::user_namespace().run(body) }
 }
 
 fn import(store: &Store, source: &Path) -> Imported {
@@ -114,132 +119,141 @@ fn forms(layout: &Path, directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn images_of_buildah_umoci_and_skopeo_are_imported_in_every_form() {
-    let test = "images_of_buildah_umoci_and_skopeo_are_imported_in_every_form";
-    if !require(test, &["umoci", "skopeo", "buildah", "tar", "gzip", "zstd"]) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let mut layouts = vec![made_by_umoci(directory.path())];
-    layouts.extend(made_by_buildah(test, directory.path()));
-    for layout in layouts {
-        let temporary = tempfile::tempdir().unwrap();
-        let forms = forms(&layout, temporary.path());
-        let index = json(&layout.join("index.json"));
-        let manifest = json(&blob(&layout, &index["manifests"][0]["digest"]));
-        let config = json(&blob(&layout, &manifest["config"]["digest"]));
-        for store in stores(test) {
-            let mut chains = Vec::new();
-            for (number, form) in forms.iter().enumerate() {
-                let imported = import(&store, form);
-                // What was unpacked from the first form is found again by its diff ids, whatever the compression.
-                assert_eq!(imported.unpacked, if number == 0 { 2 } else { 0 }, "{}", form.display());
-                assert!(imported.report.is_empty(), "{:?}", imported.report);
-                let image = imported.image;
-                let env = config["config"]["Env"].as_array().unwrap().iter().map(|value| value.as_str().unwrap());
-                assert!(image.config.env().iter().map(String::as_str).eq(env), "{}", form.display());
-                assert_eq!(image.config.labels().find(|(name, _)| *name == "x"), Some(("x", "y")));
-                assert_eq!(serde_json::to_value(image.config.diff_ids()).unwrap(), config["rootfs"]["diff_ids"]);
-                chains.push(image.chain_id.unwrap());
-            }
-            chains.dedup();
-            assert_eq!(chains.len(), 1);
-            let kept = store.image("1").unwrap();
-            for descriptor in kept.layers.iter().map(|layer| &layer.descriptor).chain([&kept.manifest, &kept.config_descriptor]) {
-                let blob = store.content().blob(&descriptor.digest).unwrap().unwrap();
-                let mut bytes = Vec::new();
-                std::io::Read::read_to_end(&mut blob.reader(), &mut bytes).unwrap();
-                assert_eq!(Algorithm::Sha256.digest(&bytes), descriptor.digest);
+    with_owners(|| {
+        let test = "images_of_buildah_umoci_and_skopeo_are_imported_in_every_form";
+        if !require(test, &["umoci", "skopeo", "buildah", "tar", "gzip", "zstd"]) {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut layouts = vec![made_by_umoci(directory.path())];
+        layouts.extend(made_by_buildah(test, directory.path()));
+        for layout in layouts {
+            let temporary = tempfile::tempdir().unwrap();
+            let forms = forms(&layout, temporary.path());
+            let index = json(&layout.join("index.json"));
+            let manifest = json(&blob(&layout, &index["manifests"][0]["digest"]));
+            let config = json(&blob(&layout, &manifest["config"]["digest"]));
+            for store in stores(test) {
+                let mut chains = Vec::new();
+                for (number, form) in forms.iter().enumerate() {
+                    let imported = import(&store, form);
+                    // What was unpacked from the first form is found again by its diff ids, whatever the compression.
+                    assert_eq!(imported.unpacked, if number == 0 { 2 } else { 0 }, "{}", form.display());
+                    assert!(imported.report.is_empty(), "{:?}", imported.report);
+                    let image = imported.image;
+                    let env = config["config"]["Env"].as_array().unwrap().iter().map(|value| value.as_str().unwrap());
+                    assert!(image.config.env().iter().map(String::as_str).eq(env), "{}", form.display());
+                    assert_eq!(image.config.labels().find(|(name, _)| *name == "x"), Some(("x", "y")));
+                    assert_eq!(serde_json::to_value(image.config.diff_ids()).unwrap(), config["rootfs"]["diff_ids"]);
+                    chains.push(image.chain_id.unwrap());
+                }
+                chains.dedup();
+                assert_eq!(chains.len(), 1);
+                let kept = store.image("1").unwrap();
+                for descriptor in kept.layers.iter().map(|layer| &layer.descriptor).chain([&kept.manifest, &kept.config_descriptor])
+                {
+                    let blob = store.content().blob(&descriptor.digest).unwrap().unwrap();
+                    let mut bytes = Vec::new();
+                    std::io::Read::read_to_end(&mut blob.reader(), &mut bytes).unwrap();
+                    assert_eq!(Algorithm::Sha256.digest(&bytes), descriptor.digest);
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn the_pipe_that_the_message_shows_works() {
-    let test = "the_pipe_that_the_message_shows_works";
-    if !require(test, &["umoci", "skopeo"]) {
-        return;
-    }
-    let error = ImageSource::parse("docker://docker.io/library/made:1").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-    let pipe = "skopeo copy --quiet docker://docker.io/library/made:1 docker-archive:/dev/stdout:docker.io/library/made:1 | plywood import -";
-    assert!(error.hint().unwrap().contains(pipe), "{:?}", error.hint());
+    with_owners(|| {
+        let test = "the_pipe_that_the_message_shows_works";
+        if !require(test, &["umoci", "skopeo"]) {
+            return;
+        }
+        let error = ImageSource::parse("docker://docker.io/library/made:1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let pipe = "skopeo copy --quiet docker://docker.io/library/made:1 docker-archive:/dev/stdout:docker.io/library/made:1 | plywood import -";
+        assert!(error.hint().unwrap().contains(pipe), "{:?}", error.hint());
 
-    let directory = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:1", made_by_umoci(directory.path()).display());
-    for store in stores(test) {
-        // The same pipe, from a layout instead of a registry.
-        let mut skopeo = Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--quiet", &from, "docker-archive:/dev/stdout:docker.io/library/made:1"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = skopeo.stdout.take().unwrap();
-        let imported = store.import(ImageSource::reader(output), &ImportOptions::default(), &Context::default());
-        assert!(skopeo.wait().unwrap().success());
-        assert_eq!(imported.unwrap().references, ["docker.io/library/made:1"]);
-    }
+        let directory = tempfile::tempdir().unwrap();
+        let from = format!("oci:{}:1", made_by_umoci(directory.path()).display());
+        for store in stores(test) {
+            // The same pipe, from a layout instead of a registry.
+            let mut skopeo = Command::new("skopeo")
+                .args(["--insecure-policy", "copy", "--quiet", &from, "docker-archive:/dev/stdout:docker.io/library/made:1"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let output = skopeo.stdout.take().unwrap();
+            let imported = store.import(ImageSource::reader(output), &ImportOptions::default(), &Context::default());
+            assert!(skopeo.wait().unwrap().success());
+            assert_eq!(imported.unwrap().references, ["docker.io/library/made:1"]);
+        }
+    });
 }
 
 #[test]
 fn an_unchanged_image_goes_out_as_it_came() {
-    let test = "an_unchanged_image_goes_out_as_it_came";
-    if !require(test, &["umoci", "skopeo"]) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let layout = made_by_umoci(directory.path());
-    for store in stores(test) {
-        let image = import(&store, &layout).image;
-        let target = tempfile::tempdir().unwrap();
-        let exported = store.export("1", target.path(), &ExportOptions::default(), &Context::default()).unwrap();
-        assert_eq!(exported.manifest.digest, image.manifest.digest);
-        assert_read_by_peers(target.path(), "1", &image.manifest.digest.to_string());
-        // All blobs of the first layout that the image needs, byte for byte.
-        for entry in std::fs::read_dir(target.path().join("blobs/sha256")).unwrap() {
-            let name = entry.unwrap().file_name();
-            let read = |layout: &Path| std::fs::read(layout.join("blobs/sha256").join(&name)).unwrap();
-            assert_eq!(read(target.path()), read(&layout));
+    with_owners(|| {
+        let test = "an_unchanged_image_goes_out_as_it_came";
+        if !require(test, &["umoci", "skopeo"]) {
+            return;
         }
-    }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = made_by_umoci(directory.path());
+        for store in stores(test) {
+            let image = import(&store, &layout).image;
+            let target = tempfile::tempdir().unwrap();
+            let exported = store.export("1", target.path(), &ExportOptions::default(), &Context::default()).unwrap();
+            assert_eq!(exported.manifest.digest, image.manifest.digest);
+            assert_read_by_peers(target.path(), "1", &image.manifest.digest.to_string());
+            // All blobs of the first layout that the image needs, byte for byte.
+            for entry in std::fs::read_dir(target.path().join("blobs/sha256")).unwrap() {
+                let name = entry.unwrap().file_name();
+                let read = |layout: &Path| std::fs::read(layout.join("blobs/sha256").join(&name)).unwrap();
+                assert_eq!(read(target.path()), read(&layout));
+            }
+        }
+    });
 }
 
 #[test]
 fn a_stack_on_an_image_goes_out_as_an_image_that_peers_read() {
-    let test = "a_stack_on_an_image_goes_out_as_an_image_that_peers_read";
-    if !require(test, &["umoci", "skopeo"]) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let layout = made_by_umoci(directory.path());
-    let mut manifests = Vec::new();
-    for store in stores(test) {
-        let base = import(&store, &layout).image;
-        let options = ImportLayerOptions::default().parent(base.chain_id.unwrap().to_string());
-        let tar = Layer::new().whiteout("opt/bin/alias").dir("opt/new", 0o750).file("opt/new/file", "added").tar();
-        let top = store.import_layer(LayerSource::reader(tar.as_slice()), &options, &Context::default()).unwrap();
+    with_owners(|| {
+        let test = "a_stack_on_an_image_goes_out_as_an_image_that_peers_read";
+        if !require(test, &["umoci", "skopeo"]) {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = made_by_umoci(directory.path());
+        let mut manifests = Vec::new();
+        for store in stores(test) {
+            let base = import(&store, &layout).image;
+            let options = ImportLayerOptions::default().parent(base.chain_id.unwrap().to_string());
+            let tar = Layer::new().whiteout("opt/bin/alias").dir("opt/new", 0o750).file("opt/new/file", "added").tar();
+            let top = store.import_layer(LayerSource::reader(tar.as_slice()), &options, &Context::default()).unwrap();
 
-        let target = tempfile::tempdir().unwrap();
-        let created = Timestamp::from_seconds(1_700_000_000);
-        let options = ExportOptions::default().reference("2").compression(Compression::Gzip).created(created);
-        // Into a layout that is in use.
-        store.export("1", target.path(), &ExportOptions::default(), &Context::default()).unwrap();
-        let exported = store.export(&top.chain_id.to_string(), target.path(), &options, &Context::default()).unwrap();
-        assert_eq!(exported.layers.len(), 3);
-        assert_read_by_peers(target.path(), "1", &base.manifest.digest.to_string());
-        let root = assert_read_by_peers(target.path(), "2", &exported.manifest.digest.to_string());
-        assert_eq!(std::fs::read_to_string(root.path().join("bundle/rootfs/opt/new/file")).unwrap(), "added");
-        assert!(!root.path().join("bundle/rootfs/opt/bin/alias").is_symlink());
-        assert!(root.path().join("bundle/rootfs/opt/bin/tool").is_file());
+            let target = tempfile::tempdir().unwrap();
+            let created = Timestamp::from_seconds(1_700_000_000);
+            let options = ExportOptions::default().reference("2").compression(Compression::Gzip).created(created);
+            // Into a layout that is in use.
+            store.export("1", target.path(), &ExportOptions::default(), &Context::default()).unwrap();
+            let exported = store.export(&top.chain_id.to_string(), target.path(), &options, &Context::default()).unwrap();
+            assert_eq!(exported.layers.len(), 3);
+            assert_read_by_peers(target.path(), "1", &base.manifest.digest.to_string());
+            let root = assert_read_by_peers(target.path(), "2", &exported.manifest.digest.to_string());
+            assert_eq!(std::fs::read_to_string(root.path().join("bundle/rootfs/opt/new/file")).unwrap(), "added");
+            assert!(!root.path().join("bundle/rootfs/opt/bin/alias").is_symlink());
+            assert!(root.path().join("bundle/rootfs/opt/bin/tool").is_file());
 
-        let config = json(&blob(target.path(), &serde_json::to_value(&exported.config.digest).unwrap()));
-        assert_eq!(config["config"]["Cmd"], serde_json::json!(["/opt/bin/tool"]));
-        assert_eq!(config["created"], "2023-11-14T22:13:20Z");
-        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 3);
-        manifests.push(exported.manifest);
-    }
-    manifests.dedup();
-    assert!(manifests.len() <= 1, "the same image on every backend: {manifests:?}");
+            let config = json(&blob(target.path(), &serde_json::to_value(&exported.config.digest).unwrap()));
+            assert_eq!(config["config"]["Cmd"], serde_json::json!(["/opt/bin/tool"]));
+            assert_eq!(config["created"], "2023-11-14T22:13:20Z");
+            assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 3);
+            manifests.push(exported.manifest);
+        }
+        manifests.dedup();
+        assert!(manifests.len() <= 1, "the same image on every backend: {manifests:?}");
+    });
 }
 
 /// skopeo and umoci (and buildah, as root) take the image; gives the directory where umoci unpacked it.
@@ -270,18 +284,20 @@ fn assert_read_by_peers(layout: &Path, name: &str, manifest: &str) -> tempfile::
 
 #[test]
 fn two_who_import_the_same_image_at_once_share_the_work() {
-    let test = "two_who_import_the_same_image_at_once_share_the_work";
-    if !require(test, &["umoci"]) {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let layout = made_by_umoci(directory.path());
-    for store in stores(test) {
-        let unpacked: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| import(&store, &layout).unpacked)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(unpacked, 2);
-        assert_eq!(store.images().unwrap().len(), 1);
-    }
+    with_owners(|| {
+        let test = "two_who_import_the_same_image_at_once_share_the_work";
+        if !require(test, &["umoci"]) {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let layout = made_by_umoci(directory.path());
+        for store in stores(test) {
+            let unpacked: usize = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| import(&store, &layout).unpacked)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert_eq!(unpacked, 2);
+            assert_eq!(store.images().unwrap().len(), 1);
+        }
+    });
 }

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(all(feature = "cli", feature = "testing"))]
+mod cli;
 #[cfg(feature = "testing")]
 mod conformance;
 mod fuzz_properties;
@@ -15,6 +17,8 @@ mod fuzz_replay;
 mod images;
 #[cfg(feature = "testing")]
 mod model;
+#[cfg(all(feature = "cli", feature = "testing"))]
+mod real;
 mod sandbox;
 mod support;
 mod tar_peers;

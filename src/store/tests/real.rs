@@ -265,3 +265,20 @@ fn a_long_chain_mounts_and_one_that_is_too_long_is_refused_at_prepare() {
         lease.release().unwrap();
     });
 }
+
+#[test]
+fn where_the_file_system_has_no_xattrs_overlay_is_unsupported_and_nothing_is_left() {
+    crate::sys::test_support::mounting_as_root(|_| {
+        let directory = tempfile::tempdir().unwrap();
+        let none: Option<&str> = None;
+        nix::mount::mount(Some("ramfs"), directory.path(), Some("ramfs"), nix::mount::MsFlags::empty(), none).unwrap();
+        let root = directory.path().join("a/store");
+        let error = Store::open_with(&StoreOptions::new(&root).backend(BackendChoice::Overlay)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("ramfs"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.backend().name(), "copy");
+        assert!(store.backend_reason().contains("ramfs"), "{}", store.backend_reason());
+    });
+}

@@ -11,7 +11,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
-use crate::sys::mount::{Api, FsContext, is_read_only, legacy};
+use crate::sys::mount::{Api, FsContext, clone_mount, is_read_only, legacy, map_owners};
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 
 /// A directory for trials. Dropping it deletes it.
@@ -145,30 +145,67 @@ pub(super) fn try_openat2(scratch: &Scratch) -> Result<()> {
 
 /// Enters a user namespace in a child that does nothing else.
 pub(super) fn try_user_namespace() -> Result<()> {
-    #[allow(unsafe_code)]
-    // SAFETY: the process may have threads, so the child makes system calls only: it allocates nothing and takes no lock.
-    let forked = unsafe { nix::unistd::fork() };
-    match forked.map_err(|errno| Error::io("fork", errno))? {
-        ForkResult::Child => {
-            let code =
-                nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_or_else(|errno| errno as i32, |()| 0);
-            #[allow(unsafe_code)]
-            // SAFETY: `_exit` has no preconditions and does not return.
-            unsafe {
-                libc::_exit(code & 0xff)
+    NamespaceChild::start().map(drop)
+}
+
+/// Maps owners of a mount of the directory, as root would for a container.
+pub(super) fn try_id_mapped_mount(scratch: &Scratch) -> Result<()> {
+    let child = NamespaceChild::start()?;
+    for map in ["uid_map", "gid_map"] {
+        let path = format!("/proc/{}/{map}", child.pid);
+        std::fs::write(&path, "0 100000 65536").map_err(|error| Error::io("write id map", error).at(path))?;
+    }
+    let path = format!("/proc/{}/ns/user", child.pid);
+    let namespace = File::open(&path).map_err(|error| Error::io("open", error).at(path))?;
+    map_owners(clone_mount(scratch.dir())?, namespace)
+}
+
+/// A child in a user namespace of its own, which waits to be told to end.
+struct NamespaceChild {
+    pid: nix::unistd::Pid,
+    end: OwnedFd,
+}
+
+impl NamespaceChild {
+    fn start() -> Result<Self> {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("pipe2", errno));
+        let (wait, end) = pipe()?;
+        let (answer, tell) = pipe()?;
+        #[allow(unsafe_code)]
+        // SAFETY: the process may have threads, so the child makes system calls only: it allocates nothing and takes no lock.
+        let forked = unsafe { nix::unistd::fork() };
+        match forked.map_err(|errno| Error::io("fork", errno))? {
+            ForkResult::Child => {
+                // Its own copies would keep both pipes open.
+                drop((end, answer));
+                let entered = nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
+                let _ = rustix::io::write(&tell, &entered.map_or_else(|errno| errno as i32, |()| 0).to_ne_bytes());
+                let _ = rustix::io::read(&wait, &mut [0; 1]);
+                #[allow(unsafe_code)]
+                // SAFETY: `_exit` has no preconditions and does not return.
+                unsafe {
+                    libc::_exit(0)
+                }
+            }
+            ForkResult::Parent { child } => {
+                drop((wait, tell));
+                let child = Self { pid: child, end };
+                let mut code = [0; 4];
+                match rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut code)) {
+                    Ok(4) if i32::from_ne_bytes(code) == 0 => Ok(child),
+                    Ok(4) => Err(Error::io("unshare", std::io::Error::from_raw_os_error(i32::from_ne_bytes(code)))),
+                    _ => Err(Error::new(ErrorKind::Unsupported, "unshare").because("the child was killed")),
+                }
             }
         }
-        ForkResult::Parent { child } => loop {
-            match nix::sys::wait::waitpid(child, None) {
-                Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => return Ok(()),
-                Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => {
-                    return Err(Error::io("unshare", std::io::Error::from_raw_os_error(code)));
-                }
-                Ok(_) => return Err(Error::new(ErrorKind::Unsupported, "unshare").because("the child was killed")),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(errno) => return Err(Error::io("waitpid", errno)),
-            }
-        },
+    }
+}
+
+impl Drop for NamespaceChild {
+    fn drop(&mut self) {
+        // A byte, not the pipe's end: another child may hold that too.
+        let _ = rustix::io::write(&self.end, &[0]);
+        while nix::sys::wait::waitpid(self.pid, None) == Err(nix::errno::Errno::EINTR) {}
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
@@ -188,10 +188,4 @@ fn user_namespaces() -> bool {
         Command::new("unshare")
     };
     command.args(["--user", "--map-root-user", "--mount", "true"]).output().is_ok_and(|output| output.status.success())
-}
-
-/// Where the sandbox keeps its disk, for tests that ask for one.
-#[allow(dead_code)] // for the tests of damaged and full disks
-pub(crate) fn disk_path() -> PathBuf {
-    Path::new(STAGE).join("disk")
 }

@@ -47,6 +47,11 @@ impl Tool {
         Self { command, input: Vec::new() }
     }
 
+    /// The program's file.
+    pub(crate) fn program(&self) -> std::path::PathBuf {
+        self.command.get_program().into()
+    }
+
     /// One more argument.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);

@@ -1,0 +1,119 @@
+//! Snapshots and layers through the command.
+
+use super::*;
+use crate::support::Disk;
+
+as_everybody! {
+    a_layer_is_imported_once_and_named_by_its_chain_id {
+        let store = Store::new("auto");
+        fs::write(store.path("base.tar"), base().tar()).unwrap();
+        let first = store.ok(&["layer", "import", "base.tar"]);
+        assert_eq!(first.last_word(), base().diff_id().to_string(), "the lowest layer's chain id is its diff id");
+        let again = store.json(&["layer", "import", "base.tar"]);
+        assert_eq!((&again["chain_id"], &again["existed"]), (&first.last_word().into(), &true.into()));
+        let child = store.layer(&Layer::new().whiteout("etc/old"), Some(first.last_word()));
+        assert_eq!(store.json(&["stat", &child])["parent"], first.last_word());
+    }
+    what_a_layer_may_not_say_is_reported_or_refused {
+        let store = Store::new("auto");
+        let layer = base().file("marked", "x").xattr("trusted.mark", "1");
+        fs::write(store.path("layer.tar"), layer.tar()).unwrap();
+        let strict = store.error(&["layer", "import", "layer.tar", "--strict"]);
+        assert_eq!(strict["kind"], "Unsupported");
+        let output = store.ok(&["layer", "import", "layer.tar"]);
+        assert!(output.stderr.contains("marked") && output.stderr.contains("trusted.mark"), "{output:?}");
+        assert_eq!(store.ok(&["layer", "import", "layer.tar", "-q"]).stderr, "");
+        let another = layer.file("another", "");
+        fs::write(store.path("another.tar"), another.tar()).unwrap();
+        let document = store.json(&["layer", "import", "another.tar"]);
+        assert_eq!(document["report"]["total"], 1, "{document}");
+        assert_eq!(document["report"]["skipped"][0]["path"], "marked");
+    }
+    a_snapshot_lives_and_goes {
+        let store = Store::new("auto");
+        let chain = store.layer(&base(), None);
+        assert_eq!(store.ok(&["prepare", "box", &chain]).stdout, "box\n");
+        assert_eq!(store.ok(&["view", "look", &chain[..16]]).stdout, "look\n");
+        assert_eq!(store.error(&["prepare", "box", &chain])["kind"], "AlreadyExists");
+        assert_eq!(store.json(&["stat", "box"])["kind"], "active");
+        assert!(store.json(&["usage", "box"])["inodes"].as_u64().is_some());
+        let labelled = store.json(&["label", "box", "owner=ada", "stage=test"]);
+        assert_eq!(labelled["labels"], serde_json::json!({ "owner": "ada", "stage": "test" }));
+        assert_eq!(store.json(&["label", "box", "stage="])["labels"], serde_json::json!({ "owner": "ada" }));
+        assert_eq!(store.error(&["label", "box", "nonsense"])["kind"], "InvalidArgument");
+
+        let tree = store.ok(&["snapshots"]).stdout;
+        assert!(tree.contains("├─ box") && tree.contains("└─ look"), "{tree}");
+        assert_eq!(store.json(&["snapshots"]).as_array().unwrap().len(), 3);
+        assert_eq!(store.error(&["remove", &chain])["kind"], "InUse");
+        assert_eq!(store.ok(&["commit", "kept", "box"]).stdout, "kept\n");
+        store.ok(&["remove", "look", "kept"]);
+        store.ok(&["gc"]);
+        assert_eq!(store.json(&["snapshots"]), Value::Array(Vec::new()), "no image and no key reaches the layer");
+    }
+    names_are_found_by_the_beginning_of_a_chain_id {
+        let store = Store::new("auto");
+        let chain = store.layer(&base(), None);
+        let digits = chain.strip_prefix("sha256:").unwrap();
+        for prefix in [chain.as_str(), digits, &digits[..4], &chain[..20]] {
+            assert_eq!(store.json(&["stat", prefix])["name"], chain.as_str(), "{prefix}");
+        }
+        for wrong in [&digits[..3], "zzzz", ""] {
+            assert_ne!(store.tool(&["stat", wrong]).run().status, 0, "{wrong}");
+        }
+        // A key of that text comes first.
+        store.ok(&["prepare", &digits[..8]]);
+        assert_eq!(store.json(&["stat", &digits[..8]])["kind"], "active");
+    }
+    a_change_is_listed_and_written_as_the_same_layer_again_and_again {
+        let store = Store::new("auto");
+        let chain = store.layer(&base(), None);
+        store.ok(&["prepare", "box", &chain]);
+        let changed = in_namespace(&store, "mkdir m; plywood mount box m; echo new > m/etc/motd; rm m/etc/old; mkdir m/dir; plywood umount m");
+        assert_eq!(changed.status, 0, "{changed:?}");
+        assert_eq!(store.ok(&["changes", "box"]).stdout, "C /\nA /dir\nC /etc\nD /etc/old\nC /etc/motd\n");
+        store.ok(&["commit", "changed", "box"]);
+        store.ok(&["diff", "changed", "-o", "one.tar"]);
+        let piped = Tool::new("bash").args(["-c", "\"$PLYWOOD\" --root store diff changed > two.tar"]).env("PLYWOOD", plywood().program());
+        piped.current_dir(store.path("")).ok();
+        assert_eq!(fs::read(store.path("one.tar")).unwrap(), fs::read(store.path("two.tar")).unwrap());
+        let document = store.json(&["diff", "changed", "--compression", "zstd", "-o", "three.tar.zst"]);
+        assert_eq!(document["descriptor"]["size"], fs::metadata(store.path("three.tar.zst")).unwrap().len());
+        assert_eq!(document["diff_id"], store.json(&["stat", "changed"])["diff_id"]);
+        let clamped = store.tool(&["diff", "changed", "-o", "clamped.tar"]).env("SOURCE_DATE_EPOCH", "1000");
+        clamped.ok();
+        assert_ne!(fs::read(store.path("one.tar")).unwrap(), fs::read(store.path("clamped.tar")).unwrap());
+        assert_eq!(store.tool(&["diff", "changed", "-o", "x"]).env("SOURCE_DATE_EPOCH", "soon").run().status, 1);
+
+        let second = Store::new("auto");
+        second.layer(&base(), None);
+        fs::copy(store.path("three.tar.zst"), second.path("three.tar.zst")).unwrap();
+        let name = second.ok(&["layer", "import", "three.tar.zst", "--parent", &chain]);
+        second.ok(&["view", "look", name.last_word()]);
+        let seen = in_namespace(&second, "mkdir m; plywood mount look m; cat m/etc/motd; ls m/etc m");
+        assert_eq!(seen.stdout, "new\nm:\ndir\netc\nlink\n\nm/etc:\nmotd\n", "{seen:?}");
+    }
+}
+
+/// xfs lists each ACL a second time, as an xattr of its own.
+#[test]
+fn acls_are_said_once_on_xfs() {
+    if !require("cli::snapshots::acls_are_said_once_on_xfs", &["setfacl"]) {
+        return;
+    }
+    Sandbox::root().disk(Disk::Xfs).run(|| {
+        for backend in ["overlay", "copy"] {
+            let store = Store::new(backend);
+            store.ok(&["prepare", "box"]);
+            let script = "mkdir m; plywood mount box m; mkdir m/d; setfacl -m u:5:rwx -d -m u:5:rwx m/d; : > m/f; setfacl -m g:7:r m/f; plywood umount m";
+            let changed = in_namespace(&store, script);
+            assert_eq!(changed.status, 0, "{changed:?}");
+            store.ok(&["diff", "box", "-o", "layer.tar"]);
+            let bytes = fs::read(store.path("layer.tar")).unwrap();
+            let said = |name: &str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+            assert!(said("system.posix_acl_default") && said("system.posix_acl_access"), "{backend}");
+            assert!(!said("SGI_ACL"), "{backend}");
+            store.ok(&["layer", "import", "layer.tar", "--strict"]);
+        }
+    });
+}
