@@ -161,9 +161,11 @@ fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Ex
         for (member, _) in &members {
             match member {
                 Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) | Member::Device(path) => {
-                    drop(named.insert(path.clone()))
+                    named.insert(path.clone());
                 }
-                Member::Aside(name) => drop(aside.insert(*name)),
+                Member::Aside(name) => {
+                    aside.insert(*name);
+                }
                 _ => {}
             }
         }
