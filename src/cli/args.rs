@@ -320,7 +320,7 @@ mod tests {
                 command.get_subcommands().for_each(look);
             } else {
                 assert!(
-                    help.contains(&format!("{}", command.get_name())) && help.contains("Example"),
+                    help.contains(&command.get_name().to_string()) && help.contains("Example"),
                     "{}: {help}",
                     command.get_name()
                 );
