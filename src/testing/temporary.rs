@@ -147,7 +147,7 @@ mod tests {
         let path = directory.path().to_owned();
         fs::create_dir_all(path.join("a/b/c")).unwrap();
         for closed in ["a/b/c", "a/b", "a"] {
-            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0o0)).unwrap();
+            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         drop(directory);
         assert!(!path.exists());
