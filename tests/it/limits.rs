@@ -44,6 +44,9 @@ fn chains_of_128_and_499_layers_mount_and_one_more_is_refused() {
                 assert_eq!(fs::read_to_string(target.join("top")).unwrap(), (length - 1).to_string());
                 assert_eq!(fs::write(target.join("new"), "x").is_ok(), verb == "prepare");
                 store(&["umount", &key]).ok();
+                let mounts: Value = serde_json::from_str(&store(&["mounts", &key, "--json"]).ok().stdout).unwrap();
+                assert_eq!(mounts[0]["options_fit_one_page"], false, "{key}");
+                assert_eq!(mounts[0]["relative_options_fit_one_page"], true, "{key}: what containerd's clients do");
             }
         }
         let before = store(&["snapshots", "--json"]).ok().stdout;
