@@ -87,7 +87,10 @@ impl Store {
                 Access::ReadWrite => self.backend().create(tree, &chain, &root)?,
             }
             let mount = self.backend().mount(tree, &chain, access)?;
-            self.name_snapshot(op, kind, key, parent.as_ref(), tree, &root, options)?;
+            let parent_id = parent.as_ref().map(|parent| parent.id);
+            let labels = &options.labels;
+            let new = NewSnapshot { name: key.as_str(), kind, parent: parent_id, tree, root: &root, labels };
+            self.name_snapshot(op, parent.as_ref(), &new)?;
             Ok(mount)
         })();
         result.inspect_err(|_| self.abandon_tree(tree))
@@ -132,28 +135,17 @@ impl Store {
         Ok(tree)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn name_snapshot(
-        &self,
-        op: &'static str,
-        kind: Kind,
-        key: &Key,
-        parent: Option<&SnapshotRow>,
-        tree: TreeId,
-        root: &Attributes,
-        options: &PrepareOptions,
-    ) -> Result<()> {
+    fn name_snapshot(&self, op: &'static str, parent: Option<&SnapshotRow>, new: &NewSnapshot<'_>) -> Result<()> {
         let transaction = self.metadata().write()?;
         if let Some(parent) = parent
             && transaction.snapshot_by_id(parent.id)?.is_none()
         {
             return Err(Error::new(ErrorKind::NotFound, op).at(&parent.name).because("the parent was removed meanwhile"));
         }
-        if transaction.snapshot(key.as_str())?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, op).at(key.as_str()));
+        if transaction.snapshot(new.name)?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, op).at(new.name));
         }
-        let parent = parent.map(|parent| parent.id);
-        transaction.insert_snapshot(&NewSnapshot { name: key.as_str(), kind, parent, tree, root, labels: &options.labels })?;
+        transaction.insert_snapshot(new)?;
         transaction.commit()
     }
 
