@@ -13,9 +13,6 @@
 //!
 //! Left to the backend: the fresh tree, the view of the parent, the root directory's attributes, durability and usage.
 
-// The backends are still to come.
-#![allow(dead_code, unused_imports)]
-
 mod copy_up;
 mod directories;
 mod entries;
@@ -29,10 +26,8 @@ mod placed;
 #[cfg(feature = "testing")]
 #[cfg(test)]
 mod tests;
-mod usage;
 
 pub(crate) use facts::answer;
-pub(crate) use usage::usage;
 
 use entries::Applier;
 use markers::{Hidden, Markers};
@@ -63,7 +58,8 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    pub(crate) const fn style(self) -> Style {
+    #[cfg(test)]
+    const fn style(self) -> Style {
         match self {
             Self::Overlay { style, .. } | Self::Plain { style } => style,
         }

@@ -164,7 +164,6 @@ impl Default for Context<'_> {
 
 /// A place in a report.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code)] // The backends are still to come.
 pub(crate) struct ReportMark {
     kept: usize,
     total: u64,
@@ -208,14 +207,12 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    #[allow(dead_code)] // The backends are still to come.
     /// How much is reported so far: for an operation that may have to begin again.
     pub(crate) fn mark(&self) -> ReportMark {
         let report = self.lock();
         ReportMark { kept: report.skipped.len(), total: report.total }
     }
 
-    #[allow(dead_code)] // The backends are still to come.
     /// Forgets what was reported since then.
     pub(crate) fn rewind(&self, mark: ReportMark) {
         let mut report = self.lock();

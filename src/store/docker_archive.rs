@@ -28,7 +28,7 @@ struct Saved {
 
 /// Chooses an image of a docker archive whose `manifest.json` this is.
 pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<Chosen> {
-    let saved: Vec<Saved> = parse_json(OP, list).map_err(|error| error.at("manifest.json"))?;
+    let saved: Vec<Saved> = parse_json(OP, list).map_err(|error| error.at(files.locate("manifest.json")))?;
     let saved = by_name(saved, wanted)?;
     let missing = |name: &str| Error::new(ErrorKind::NotFound, OP).at(name).because("the archive does not hold this file");
 

@@ -231,7 +231,7 @@ fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<
         return docker_archive::choose(files, &list, wanted, intake);
     }
     Err(Error::new(ErrorKind::NotFound, OP)
-        .at("index.json")
+        .at(files.locate("index.json"))
         .because("the source has neither an index.json nor a manifest.json: it is no OCI image layout and no `docker save` archive")
         .with_hint("a single layer is imported with `plywood layer import`"))
 }

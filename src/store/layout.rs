@@ -27,6 +27,10 @@ impl Layout {
         Self { root: Root::new(directory), path }
     }
 
+    pub(crate) fn locate(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     fn open(&self, name: &str) -> Result<Option<File>> {
         let held = match self.root.open(name.as_bytes()) {
             Ok(held) => held,
@@ -34,9 +38,7 @@ impl Layout {
             Err(error) => return Err(error),
         };
         if !inode::stat(&held)?.is_file() {
-            return Err(Error::new(ErrorKind::InvalidLayer, "open layout")
-                .at(self.path.join(name))
-                .because("it is no regular file"));
+            return Err(Error::new(ErrorKind::InvalidLayer, "open layout").at(self.locate(name)).because("it is no regular file"));
         }
         inode::reopen(held).map(|fd| Some(File::from(fd)))
     }
@@ -44,10 +46,10 @@ impl Layout {
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", error).at(self.path.join(name)))?;
+        file.take(DOCUMENT_MAX + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", error).at(self.locate(name)))?;
         if bytes.len() as u64 > DOCUMENT_MAX {
             return Err(Error::new(ErrorKind::LimitExceeded, "read layout")
-                .at(self.path.join(name))
+                .at(self.locate(name))
                 .because(format!("it has more than {DOCUMENT_MAX} bytes")));
         }
         Ok(Some(bytes))

@@ -59,7 +59,7 @@ struct Candidate {
 /// Chooses an image of an OCI layout whose `index.json` this is.
 pub(crate) fn choose(files: &Files, index: &[u8], wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<Chosen> {
     check_version(files)?;
-    let index = Index::parse(index, None).map_err(|error| error.at("index.json"))?;
+    let index = Index::parse(index, None).map_err(|error| error.at(files.locate("index.json")))?;
     let named = by_name(index.manifests, wanted)?;
     let mut candidates = Vec::new();
     let mut seen = 0;

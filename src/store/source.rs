@@ -135,6 +135,14 @@ impl Files {
         }
     }
 
+    /// What a file of the source is called in messages.
+    pub(crate) fn locate(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Layout(layout) => layout.locate(name),
+            Self::Archive(_) => PathBuf::from(name),
+        }
+    }
+
     /// Takes in a blob that a document of this source refers to.
     ///
     /// # Errors

@@ -4,9 +4,6 @@
 //! `<style>.overlay.` are stored with that prefix doubled, and the kernel (6.7 and later) takes one off again: no layer speaks to
 //! overlayfs itself.
 
-// The backends are still to come.
-#![allow(dead_code)]
-
 /// The value of [`Style::opaque`].
 pub(crate) const OPAQUE_VALUE: &[u8] = b"y";
 
@@ -36,14 +33,6 @@ impl Style {
         match self {
             Self::Trusted => b"trusted.overlay.opaque",
             Self::User => b"user.overlay.opaque",
-        }
-    }
-
-    /// The attribute that makes a file a whiteout, in a directory that says so (6.7).
-    pub(crate) const fn whiteout(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.whiteout",
-            Self::User => b"user.overlay.whiteout",
         }
     }
 
