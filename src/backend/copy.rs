@@ -8,8 +8,6 @@
 //!
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
-use std::os::fd::AsFd;
-
 use super::{Backend, Frozen, Roots};
 use crate::apply;
 use crate::diff::{self, Sides, Upper, seen};
@@ -83,7 +81,7 @@ impl Copy {
         let fs = own.mkdir_open(FS, 0o755)?;
         match chain.first() {
             Some(&parent) => copy_tree(&self.fs(parent)?, &fs, check)?,
-            None => dress(&fs, &Attributes::implied(), &mut |_, _| Ok(()))?,
+            None => drop(dress(&fs, &Attributes::implied())?),
         }
         Ok((own, fs))
     }
@@ -113,7 +111,7 @@ impl Backend for Copy {
         let make = || {
             let (own, fs) = self.copy_of(tree, chain, &mut || Ok(()))?;
             // What the file system refuses of a root's attributes was reported when they came in.
-            dress(&fs, root, &mut |_, _| Ok(())).map(|()| (own, fs))
+            dress(&fs, root).map(|_| (own, fs))
         };
         if !chain.is_empty() {
             return self.make(tree, || make().map(drop));
@@ -150,13 +148,10 @@ impl Backend for Copy {
                 (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
                 (None, None) => Attributes::implied(),
             };
-            dress(&fs, &root, &mut |name, error| {
-                let reason = match name {
-                    Some(name) => Reason::XattrRefused { name: name.escape_ascii().to_string(), error: error.to_string() },
-                    None => Reason::TimeClamped,
-                };
-                if applied.root.is_some() { cx.skip(&EntryPath::ROOT, reason) } else { Ok(()) }
-            })?;
+            let refused = dress(&fs, &root)?;
+            if applied.root.is_some() {
+                refused.into_iter().try_for_each(|reason| cx.skip(&EntryPath::ROOT, reason))?;
+            }
             applied.usage = self.usage(tree)?;
             Ok(applied)
         })
@@ -222,8 +217,9 @@ impl Backend for Copy {
     }
 }
 
-/// Gives a root directory exactly these attributes. What the file system refuses is told: an xattr by its name, a time without.
-fn dress(dir: &Dir, attributes: &Attributes, refused: &mut dyn FnMut(Option<&[u8]>, &Error) -> Result<()>) -> Result<()> {
+/// Gives a root directory exactly these attributes, and says what the file system refused.
+fn dress(dir: &Dir, attributes: &Attributes) -> Result<Vec<Reason>> {
+    let mut refused = Vec::new();
     let wanted = seen::see(attributes.clone(), seen::Form::Plain).attributes;
     for (name, value) in seen::read(dir, seen::Form::Plain)?.attributes.xattrs {
         if wanted.xattrs.get(&name) != Some(&value) {
@@ -234,15 +230,17 @@ fn dress(dir: &Dir, attributes: &Attributes, refused: &mut dyn FnMut(Option<&[u8
     inode::set_mode(dir, wanted.mode)?;
     for (name, value) in &wanted.xattrs {
         match xattr::set(dir, name, value) {
-            Err(error) if is_refusal(&error) => refused(Some(name), &error)?,
+            Err(error) if is_refusal(&error) => {
+                refused.push(Reason::XattrRefused { name: name.escape_ascii().to_string(), error: error.to_string() });
+            }
             done => done?,
         }
     }
     inode::set_times(dir, wanted.mtime, wanted.mtime)?;
-    if inode::stat(dir.as_fd())?.mtime != wanted.mtime {
-        refused(None, &Error::new(ErrorKind::Unsupported, "utimensat"))?;
+    if inode::stat(dir)?.mtime != wanted.mtime {
+        refused.push(Reason::TimeClamped);
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Whether a file system or a user namespace will not keep an xattr (SEMANTICS §4).
@@ -263,5 +261,6 @@ fn is_refusal(error: &Error) -> bool {
     )
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(feature = "testing")]
+#[cfg(test)]
 mod tests;

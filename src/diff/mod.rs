@@ -115,5 +115,6 @@ impl Progress for Quiet<'_> {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(feature = "testing")]
+#[cfg(test)]
 mod tests;

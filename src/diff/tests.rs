@@ -22,6 +22,7 @@ use crate::testing::{Tree, model};
 const STILL: Timestamp = Timestamp::from_seconds(1_000_000);
 
 mod edges;
+mod random;
 
 /// What a sink was given.
 #[derive(Debug, Default, PartialEq)]
@@ -84,18 +85,23 @@ struct Scene {
 impl Scene {
     /// Builds the lower tree by a shell script, mounts, and changes it by another.
     fn new(build: &str, change: &str) -> Self {
+        let scene = Self::over(|lower| sh(lower, build));
+        sh(&scene.merged(), change);
+        still(&scene.merged());
+        scene
+    }
+
+    /// An overlay on a lower tree.
+    fn over(build: impl FnOnce(&Path)) -> Self {
         let temp = tempfile::tempdir().unwrap();
         for name in ["lower", "upper", "work"] {
             std::fs::create_dir(temp.path().join(name)).unwrap();
         }
         let lower = temp.path().join("lower");
-        sh(&lower, build);
+        build(&lower);
         still(&lower);
         let mount = overlay(temp.path(), &["lower"], true);
-        let scene = Self { temp, mount };
-        sh(&scene.merged(), change);
-        still(&scene.merged());
-        scene
+        Self { temp, mount }
     }
 
     fn dir(&self, name: &str) -> Dir {
@@ -228,6 +234,7 @@ fn each_change_is_written_and_nothing_else() {
         ("another type", "rm d/a; mkdir d/a; touch d/a/n; rm -r d/s; ln -s b d/s", "~d/ ~d/a/ +d/a/n ~d/s"),
         ("a directory made again", "rm -r d/s; mkdir d/s", "~d/ ~d/s/ -d/s/x"),
         ("made again with what is new", "rm -r d; mkdir d; echo n >d/n", "~d/ -d/a -d/b -d/l -d/p -d/s ~d/n"),
+        ("and below it", "rm -r d; mkdir -p d/s; touch d/s/n", "~d/ -d/a -d/b -d/l -d/n -d/p ~d/s/ -d/s/x +d/s/n"),
         ("came and went", "echo n >d/n2; rm d/n2; mkdir q; touch q/1; rm -r q", ""),
         ("copied up and nothing else", "chmod 600 d/a; chmod 644 d/a; touch -r e/y d/y; chmod 700 e; chmod 755 e; rm d/y", ""),
         ("removed and made the same again", "cp -a d /tmp/plywood.$$; rm -r d; cp -a /tmp/plywood.$$ d; rm -r /tmp/plywood.$$", ""),

@@ -244,6 +244,7 @@ impl<'a> Walk<'a> {
         let mut names = Names::default();
         let lower = self.lower.here()?;
         let upper = if side == Side::Upper { self.upper.here()? } else { None };
+        // What hides the lower directory hides all that is below it.
         let mut through = lower.is_some() && self.frames.last().map_or(self.shows, |above| above.through);
         let mut seen = BTreeSet::new();
         if let Some(dir) = upper {
@@ -276,6 +277,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+        names.through = through;
         match lower {
             Some(_) if through => {
                 for name in self.extras.0.get(&self.path).into_iter().flatten().filter(|name| !seen.contains(*name)) {
@@ -292,7 +294,6 @@ impl<'a> Walk<'a> {
             }
             None => {}
         }
-        names.through = through;
         Ok(names)
     }
 }
