@@ -58,7 +58,7 @@ impl Store {
     /// # Errors
     /// As [`open_with`](Self::open_with).
     pub fn temporary_with(change: impl FnOnce(StoreOptions) -> StoreOptions) -> Result<TemporaryStore> {
-        Self::temporary_in(&std::env::temp_dir(), |_, options| Ok(change(options)))
+        Self::temporary_in(std::env::temp_dir(), |_, options| Ok(change(options)))
     }
 
     /// A store in a new directory within `place`. `change` also learns of a path beside the store, where nothing is: a place for the
@@ -147,7 +147,7 @@ mod tests {
         let path = directory.path().to_owned();
         fs::create_dir_all(path.join("a/b/c")).unwrap();
         for closed in ["a/b/c", "a/b", "a"] {
-            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         drop(directory);
         assert!(!path.exists());

@@ -1,9 +1,10 @@
 //! The conformance kit, run through the library on both backends, as root and as the root of a user namespace.
 
 use plywood::store::{BackendChoice, Store};
-use plywood::testing::conformance::{Means, store_suite};
+use plywood::testing::conformance::{Means, conformance, store_suite, through_store};
+use plywood::tree::Access;
 
-use crate::support::{Disk, Sandbox, skip};
+use crate::support::{Disk, Sandbox, is_root, skip};
 
 #[track_caller]
 fn run(backend: &BackendChoice, means: Means) {
@@ -13,8 +14,12 @@ fn run(backend: &BackendChoice, means: Means) {
     outcome.assert_passed();
 }
 
-/// Nothing has to reach a real disk.
-const MEMORY: Disk = Disk::Tmpfs(1 << 30);
+/// In a user namespace, and in memory where that can be had: nothing has to reach a real disk.
+pub(crate) fn user_namespace() -> Sandbox {
+    if is_root() { Sandbox::user_namespace().disk(MEMORY) } else { Sandbox::user_namespace() }
+}
+
+pub(crate) const MEMORY: Disk = Disk::Tmpfs(1 << 30);
 
 #[test]
 fn overlay_as_root() {
@@ -28,12 +33,12 @@ fn copy_as_root() {
 
 #[test]
 fn overlay_in_a_user_namespace() {
-    Sandbox::user_namespace().run(|| run(&BackendChoice::Overlay, Means::USER_NAMESPACE));
+    user_namespace().run(|| run(&BackendChoice::Overlay, Means::USER_NAMESPACE));
 }
 
 #[test]
 fn copy_in_a_user_namespace() {
-    Sandbox::user_namespace().run(|| run(&BackendChoice::Copy, Means::USER_NAMESPACE));
+    user_namespace().run(|| run(&BackendChoice::Copy, Means::USER_NAMESPACE));
 }
 
 #[test]
@@ -44,12 +49,18 @@ fn on_xfs_and_btrfs_as_root() {
         }
     }
     Sandbox::root().run(|| {
+        // Every case with everything takes minutes on a disk that must be waited for.
+        let long = std::env::var_os("PLYWOOD_TEST_LONG").is_some();
         for (disk, name) in [(Disk::Xfs, "xfs"), (Disk::Btrfs, "btrfs")] {
             let target = std::path::Path::new("/mnt").join(name);
             disk.mount(&target);
             for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
-                let outcome =
-                    store_suite(Means::ROOT, || Store::temporary_in(&target, |_, options| Ok(options.backend(backend.clone()))));
+                let open = || Store::temporary_in(&target, |_, options| Ok(options.backend(backend.clone())));
+                let outcome = if long {
+                    store_suite(Means::ROOT, open)
+                } else {
+                    conformance(Means::ROOT, through_store(&open().unwrap(), Access::ReadOnly))
+                };
                 println!("{name}, {backend:?}: {outcome}");
                 outcome.assert_passed();
             }

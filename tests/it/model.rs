@@ -3,6 +3,7 @@
 //! `PLYWOOD_TEST_LONG=N` runs N stacks instead of the few of an ordinary run, `PLYWOOD_TEST_SEED=HEX` another sequence than the usual
 //! one. A failure prints the smallest stack that shows it, as it would stand in a test's source.
 
+mod changes;
 mod stacks;
 
 use std::fmt::Debug;
@@ -19,7 +20,9 @@ use plywood::{Context, ErrorKind};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
+use crate::conformance::{MEMORY, user_namespace};
 use crate::support::Sandbox;
+use changes::{Change, changes};
 use stacks::{Power, Stack, stacks, with_markers_moved};
 
 /// Runs `test` on `usual` values, or on as many as the environment says.
@@ -154,10 +157,67 @@ fn compare(power: Power) {
 
 #[test]
 fn model_overlay_and_copy_are_the_same_trees() {
-    Sandbox::root().run(|| compare(Power::Root));
+    Sandbox::root().disk(MEMORY).run(|| compare(Power::Root));
 }
 
 #[test]
 fn model_overlay_and_copy_are_the_same_trees_in_a_user_namespace() {
-    Sandbox::user_namespace().run(|| compare(Power::UserNamespace));
+    user_namespace().run(|| compare(Power::UserNamespace));
+}
+
+/// A container changes its tree: the commit keeps it, its diff makes it again on either backend, and how it came to be does not show
+/// in the diff's bytes.
+fn a_changed_tree_round_trips(stores: &[TemporaryStore], stack: &Stack, changes: &[Change], at: &Path) {
+    let (count, folded) = folded(stack);
+    if folded.is_err() {
+        return;
+    }
+    let parents: Vec<Option<Name>> = stores
+        .iter()
+        .map(|store| {
+            let layers = stack.0[..count].iter();
+            layers.fold(None, |parent, layer| Some(import_onto(store, parent.as_ref(), layer.tar().as_slice()).unwrap()))
+        })
+        .collect();
+    for (store, parent) in stores.iter().zip(&parents) {
+        let backend = store.backend().name();
+        let mut shown = show(store, parent.as_ref(), at, Access::ReadWrite).unwrap();
+        changes.iter().for_each(|change| change.make(at));
+        let written = Tree::read(at).unwrap();
+        shown.unmount().unwrap();
+        let mut active = Vec::new();
+        store.diff(shown.key().as_str(), &mut active, &DiffOptions::default(), &Context::default()).unwrap();
+        let name = Name::new(format!("committed-{}", shown.key())).unwrap();
+        store.commit(&name, shown.key(), &Default::default()).unwrap();
+        drop(shown);
+        let lines = written.difference(&mounted(store, Some(&name), at));
+        assert!(lines.is_empty(), "{backend}: the commit is another tree:\n  {}", lines.join("\n  "));
+        assert!(diff(store, &name) == active, "{backend}: the commit's diff has other bytes");
+        for (other, parent) in stores.iter().zip(&parents) {
+            let way = format!("{backend} to {}", other.backend().name());
+            let again = import_onto(other, parent.as_ref(), active.as_slice()).unwrap_or_else(|error| panic!("{way}: {error}"));
+            let lines = written.difference(&mounted(other, Some(&again), at));
+            assert!(lines.is_empty(), "{way}: the diff makes another tree:\n  {}", lines.join("\n  "));
+            assert!(diff(other, &again) == active, "{way}: the diff of the diff has other bytes");
+        }
+    }
+}
+
+fn change_and_compare(power: Power) {
+    let stores = both_backends();
+    let directory = temporary_directory().unwrap();
+    check(48, &(stacks(power), changes()), |(stack, changes)| {
+        a_changed_tree_round_trips(&stores, &stack, &changes, directory.path());
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_container_changes_round_trips() {
+    Sandbox::root().disk(MEMORY).run(|| change_and_compare(Power::Root));
+}
+
+#[test]
+fn what_a_container_changes_round_trips_in_a_user_namespace() {
+    user_namespace().run(|| change_and_compare(Power::UserNamespace));
 }

@@ -56,8 +56,7 @@ pub fn import_layers(store: &Store, layers: &[Layer]) -> Result<Option<Name>> {
 /// # Errors
 /// As [`Store::import_layer`].
 pub fn import_onto(store: &Store, parent: Option<&Name>, layer: impl Read) -> Result<Name> {
-    let mut options = ImportLayerOptions::default();
-    options.parent = parent.map(|name| name.as_str().to_owned());
+    let options = ImportLayerOptions { parent: parent.map(|name| name.as_str().to_owned()), ..Default::default() };
     let imported = store.import_layer(LayerSource::reader(layer), &options, &Context::default())?;
     Ok(Name::from(&imported.chain_id))
 }

@@ -79,13 +79,13 @@ impl Member {
     }
 }
 
-fn path() -> impl Strategy<Value = String> {
+pub(super) fn path() -> impl Strategy<Value = String> {
     // Few names and little depth: paths are to meet.
     let name = prop_oneof![4 => Just("a"), 3 => Just("b"), 2 => Just("c"), 1 => Just("d")];
     vec(name, 1..4).prop_map(|names| names.join("/"))
 }
 
-fn target() -> impl Strategy<Value = &'static str> {
+pub(super) fn target() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "a",
         "b",
@@ -161,9 +161,11 @@ fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Ex
         for (member, _) in &members {
             match member {
                 Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) | Member::Device(path) => {
-                    drop(named.insert(path.clone()))
+                    named.insert(path.clone());
                 }
-                Member::Aside(name) => drop(aside.insert(*name)),
+                Member::Aside(name) => {
+                    aside.insert(*name);
+                }
                 _ => {}
             }
         }
