@@ -79,9 +79,9 @@ pub mod tar;
 
 pub mod tree;
 
-pub mod apply;
+pub(crate) mod apply;
 pub mod content;
-pub mod diff;
+pub(crate) mod diff;
 pub(crate) mod lock;
 pub(crate) mod metadata;
 pub mod mount;
