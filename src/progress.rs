@@ -162,9 +162,9 @@ impl Default for Context<'_> {
     }
 }
 
-/// A place in a report.
+/// A place in a report: see [`Context::mark`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ReportMark {
+pub struct ReportMark {
     kept: usize,
     total: u64,
 }
@@ -207,14 +207,15 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    /// How much is reported so far: for an operation that may have to begin again.
-    pub(crate) fn mark(&self) -> ReportMark {
+    /// How much is reported so far: for an operation that may have to begin again, as a backend has where a marker contradicts what
+    /// it did.
+    pub fn mark(&self) -> ReportMark {
         let report = self.lock();
         ReportMark { kept: report.skipped.len(), total: report.total }
     }
 
-    /// Forgets what was reported since then.
-    pub(crate) fn rewind(&self, mark: ReportMark) {
+    /// Forgets what was reported since [`mark`](Self::mark) gave that place.
+    pub fn rewind(&self, mark: ReportMark) {
         let mut report = self.lock();
         report.skipped.truncate(mark.kept);
         report.total = report.total.min(mark.total);

@@ -109,3 +109,20 @@ pub struct Applied {
     /// What the tree takes.
     pub usage: Usage,
 }
+
+impl Applied {
+    /// A tree of this usage that rests on nothing, changes something, hides nothing as a whole and says nothing of the root: what a
+    /// backend that keeps whole trees has to tell. The fields are there to be set.
+    ///
+    /// ```
+    /// use plywood::snapshot::Usage;
+    /// use plywood::tree::Applied;
+    ///
+    /// let mut applied = Applied::new(Usage::new(3, 4096));
+    /// applied.cut = true;
+    /// assert!(applied.facts.is_empty() && applied.root.is_none() && !applied.empty);
+    /// ```
+    pub const fn new(usage: Usage) -> Self {
+        Self { facts: Vec::new(), root: None, cut: false, empty: false, usage }
+    }
+}

@@ -319,11 +319,7 @@ mod tests {
             if command.has_subcommands() {
                 command.get_subcommands().for_each(look);
             } else {
-                assert!(
-                    help.contains(&format!("{}", command.get_name())) && help.contains("Example"),
-                    "{}: {help}",
-                    command.get_name()
-                );
+                assert!(help.contains(command.get_name()) && help.contains("Example"), "{}: {help}", command.get_name());
             }
         }
         look(&Cli::command());

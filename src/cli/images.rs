@@ -25,10 +25,10 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     let image = &imported.image;
     let chain_id = image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
     session.output.remark(format!(
-        "plywood: {} for {}, {} layers, {} of them unpacked now",
+        "plywood: {} for {}, {}, {} of them unpacked now",
         imported.references.join(", "),
         image.platform,
-        image.layers.len(),
+        output::count(image.layers.len(), "layer"),
         imported.unpacked
     ));
     let document = json!({

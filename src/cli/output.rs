@@ -148,11 +148,14 @@ fn say(text: &str) {
 
 fn causes(error: &Error) -> Vec<String> {
     let mut causes = Vec::new();
+    let mut above = error.to_string();
     let mut link = error.source();
     while let Some(cause) = link {
         let text = cause.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
+        // A link that only adds where it happened repeats the one below.
+        if !above.contains(&text) {
+            causes.push(text.clone());
+            above = text;
         }
         link = cause.source();
     }
@@ -197,6 +200,11 @@ pub(super) fn rows(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `1 layer`, `2 layers`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Bytes in the unit that fits: `17 B`, `2.4 MiB`.
@@ -257,6 +265,9 @@ mod tests {
         let error = Error::io("openat2", io::Error::from_raw_os_error(libc::EACCES)).at("/store").with_hint("ask root");
         let text = error_text(&error);
         assert_eq!(text.lines().count(), 3, "{text}");
+        let above = Error::new(ErrorKind::IdNotMapped, "apply").because("f is 5:5 (member 1)");
+        let above = above.with_source(Error::new(ErrorKind::IdNotMapped, "apply").because("f is 5:5"));
+        assert_eq!(error_text(&above), "plywood: apply: f is 5:5 (member 1)");
         assert!(text.starts_with("plywood: openat2 /store: permission denied\n  cause: "), "{text}");
         let document = error_document(&error);
         assert_eq!(document["kind"], "PermissionDenied");

@@ -146,11 +146,11 @@ pub(super) fn remove(session: &Session<'_>, keys: &[String]) -> Result<(), Failu
 pub(super) fn gc(session: &Session<'_>) -> Result<(), Failure> {
     let (outcome, _) = session.run("collecting", None, |cx| session.store.gc(&GcOptions::default(), cx))?;
     let text = format!(
-        "{} layers, {} blobs ({}) and {} trees were removed\n",
-        outcome.snapshots.len(),
-        outcome.blobs.len(),
+        "{}, {} ({}) and {} were removed\n",
+        output::count(outcome.snapshots.len(), "layer"),
+        output::count(outcome.blobs.len(), "blob"),
         output::size(outcome.blob_bytes),
-        outcome.trees
+        output::count(usize::try_from(outcome.trees).unwrap_or(usize::MAX), "tree")
     );
     session.output.result(&outcome, text)
 }

@@ -206,7 +206,8 @@ fn a_changed_tree_round_trips(stores: &[TemporaryStore], stack: &Stack, rounds: 
             let mut shown = show(store, parent.as_ref(), at, Access::ReadWrite).unwrap();
             changes.iter().for_each(|change| change.make(at));
             shown.unmount().unwrap();
-            // Seen through a new mount: in the old one the kernel still tells a symlink that was copied up from its new links.
+            // Seen through a new mount: the old one remembers where copied-up inodes came from, and with `userxattr`, where a symlink
+            // cannot keep its origin, shows two names of one such inode under two numbers.
             let again = store.mounts(shown.key().as_str()).unwrap().attach(at).unwrap();
             let written = Tree::read(at).unwrap();
             again.close().unwrap();

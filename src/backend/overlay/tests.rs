@@ -48,7 +48,7 @@ impl Scene {
     fn view(&self, tree: u64, chain: &[u64]) -> Tree {
         self.backend.create(TreeId(tree), &ids(chain), &Attributes::implied()).unwrap();
         let mounted = self.backend.mount(TreeId(tree), &ids(chain), Access::ReadOnly).unwrap().attach(self.target()).unwrap();
-        let shown = Tree::read(&self.target()).unwrap();
+        let shown = Tree::read(self.target()).unwrap();
         mounted.close().unwrap();
         self.backend.remove(TreeId(tree)).unwrap();
         shown

@@ -97,6 +97,19 @@ as_everybody! {
 }
 
 #[test]
+fn an_owner_that_cannot_be_kept_is_an_error_that_names_the_option() {
+    Sandbox::user().run(|| {
+        let store = Store::new("auto");
+        fs::write(store.path("layer.tar"), base().file("theirs", "x").owner(5, 5).tar()).unwrap();
+        let error = store.error(&["layer", "import", "layer.tar"]);
+        assert_eq!(error["kind"], "IdNotMapped");
+        assert!(error["hint"].as_str().unwrap().contains("--ids squash"), "{error}");
+        let squashed = store.json(&["layer", "import", "layer.tar", "--ids", "squash"]);
+        assert_eq!(squashed["report"]["skipped"][0]["path"], "theirs", "{squashed}");
+    });
+}
+
+#[test]
 fn a_root_that_cannot_be_written_is_refused() {
     Sandbox::user().run(|| {
         let output = plywood().args(["--json", "--root", "/var/plywood-store", "images"]).run();
