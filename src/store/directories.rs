@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
+use super::reserve::RESERVE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::DATABASE;
 use crate::sys::flock::{Flock, Sharing};
@@ -18,7 +19,8 @@ pub(super) const LOCKS: &str = "locks";
 pub(super) const LOST: &[u8] = b"lost+found";
 
 /// What may stand in a store's root.
-const KNOWN: [&[u8]; 8] = [b"plywood.db", b"plywood.db-wal", b"plywood.db-shm", b"blobs", b"ingest", b"trees", b"locks", LOST];
+const KNOWN: [&[u8]; 9] =
+    [b"plywood.db", b"plywood.db-wal", b"plywood.db-shm", b"blobs", b"ingest", b"trees", b"locks", RESERVE, LOST];
 
 /// A store's root directory, held and locked while the store is opened.
 pub(super) struct Home {
@@ -59,6 +61,8 @@ impl Home {
         for name in KNOWN {
             if name == LOST {
                 let _ = self.root.rmdir(name);
+            } else if name == RESERVE {
+                let _ = self.root.unlink(name);
             } else {
                 let _ = self.root.remove_tree(name);
             }

@@ -112,7 +112,8 @@ impl Store {
             let home = Home::open(&path, sharing)?;
             match open_in(home, &path, options)? {
                 Some(store) => {
-                    store.recover()?;
+                    store.with_reserve(|| store.recover())?;
+                    store.keep_reserve();
                     return Ok(store);
                 }
                 // A crash left a store that is not yet one: it is made anew, by whoever has it alone.
