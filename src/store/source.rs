@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::content::{Blob, Expected};
 use crate::error::{Error, ErrorKind, Result};
@@ -70,9 +70,11 @@ impl<'a> ImageSource<'a> {
     /// `InvalidArgument` for what cannot be read here, a registry above all; the hint shows the pipe that can.
     pub fn parse(text: &str) -> Result<Self> {
         if let Some(name) = text.strip_prefix("docker://") {
+            // A docker archive takes tags alone.
+            let tagged = if name.contains('@') { String::new() } else { format!(":{name}") };
             return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).at(text).because("plywood does not talk to registries").with_hint(
                 format!(
-                    "let skopeo fetch it: `skopeo copy --quiet docker://{name} docker-archive:/dev/stdout:{name} | plywood import -`, or, \
+                    "let skopeo fetch it: `skopeo copy --quiet docker://{name} docker-archive:/dev/stdout{tagged} | plywood import -`, or, \
                      with the registry's own manifest: `skopeo copy docker://{name} oci:DIR:latest && plywood import DIR`"
                 ),
             ));
@@ -99,6 +101,14 @@ impl<'a> ImageSource<'a> {
             Some((path, _)) => Self::path(path),
             None => Self::path(rest),
         })
+    }
+
+    /// The path that it is read from, if it is one.
+    pub(crate) fn place(&self) -> Option<&Path> {
+        match &self.form {
+            Form::Path(path) => Some(path),
+            Form::Reader(_) => None,
+        }
     }
 
     pub(crate) fn reference(&self) -> Option<&str> {
