@@ -25,10 +25,10 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     let image = &imported.image;
     let chain_id = image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
     session.output.remark(format!(
-        "plywood: {} for {}, {} layers, {} of them unpacked now",
+        "plywood: {} for {}, {}, {} unpacked now",
         imported.references.join(", "),
         image.platform,
-        image.layers.len(),
+        output::counted(image.layers.len(), "layer"),
         imported.unpacked
     ));
     let document = json!({
@@ -132,9 +132,9 @@ pub(super) fn tag(session: &Session<'_>, source: &str, reference: &str) -> Resul
 
 /// `image rm REF…`, `rmi REF…`
 pub(super) fn remove(session: &Session<'_>, references: &[String]) -> Result<(), Failure> {
-    for reference in references {
-        session.store.untag(reference)?;
-    }
+    // All are there, or none goes.
+    references.iter().try_for_each(|reference| session.store.image(reference).map(drop))?;
+    references.iter().try_for_each(|reference| session.store.untag(reference))?;
     session.output.result(&json!({ "removed": references }), "")
 }
 

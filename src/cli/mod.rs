@@ -55,14 +55,15 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Unshare { command } => unshare::unshare(global, &command, output),
         Command::Umount { target } => mounts::umount(&target, output),
         command => {
-            unshare::enter_for(&command)?;
+            unshare::enter_for(global, &command)?;
             let ids = match &command {
                 Command::Import(arguments) => arguments.ids,
                 Command::Layer { command: LayerCommand::Import(arguments) } => arguments.ids,
                 _ => IdsName::Exact,
             };
-            let session = Session::open(global, ids, output)?;
-            on_store(command, &session)
+            let writes_elsewhere = matches!(command, Command::Diff(_) | Command::Export(_));
+            let done = Session::open(global, ids, output).map_err(Failure::from).and_then(|session| on_store(command, &session));
+            done.map_err(|failure| if writes_elsewhere { failure } else { failure.on_full_disk(global) })
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::output::{Failure, Output};
 use super::session::Session;
+use super::unshare::quoted;
 use crate::error::Result;
 use crate::mount::{self, Mount};
 
@@ -15,8 +16,8 @@ pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
     let options = mount.options()?;
     let source = mount.source();
     let document = json!([{ "type": mount.fstype(), "source": source.to_string_lossy(), "options": options }]);
-    // The command's options are one word; paths in them are escaped for overlayfs already.
-    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), options.join(","), source.display());
+    // Paths in the options are escaped for overlayfs already; the shell's turn comes on top.
+    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(options.join(",")), quoted(source));
     session.output.result(&document, line)
 }
 

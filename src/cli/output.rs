@@ -31,6 +31,18 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// Says where the store is that has no room, and what makes some.
+    pub(super) fn on_full_disk(self, global: &Global) -> Self {
+        match (self, super::unshare::store_root(global)) {
+            (Self::Operation(error), Ok(root)) if error.kind() == ErrorKind::NoSpace && error.hint().is_none() => {
+                let place = root.display().to_string().escape_debug().to_string();
+                let hint = format!("the store is in {place}: `plywood remove`, `plywood rmi` and `plywood gc` make room there");
+                Self::Operation(error.with_hint(hint))
+            }
+            (same, _) => same,
+        }
+    }
+
     /// What came of writing to standard output.
     pub(super) fn of_output(error: io::Error) -> Self {
         match error.kind() {
@@ -147,11 +159,15 @@ fn say(text: &str) {
 }
 
 fn causes(error: &Error) -> Vec<String> {
+    // What was said already, as a link that quotes its cause does, is not said again.
+    let mut said = error.to_string();
     let mut causes = Vec::new();
     let mut link = error.source();
     while let Some(cause) = link {
         let text = cause.to_string();
-        if causes.last() != Some(&text) {
+        if !said.contains(&text) {
+            said.push('\n');
+            said.push_str(&text);
             causes.push(text);
         }
         link = cause.source();
@@ -197,6 +213,11 @@ pub(super) fn rows(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `1 layer`, `2 layers`.
+pub(super) fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Bytes in the unit that fits: `17 B`, `2.4 MiB`.
@@ -264,6 +285,13 @@ mod tests {
             (&document["op"], &document["path"], &document["hint"]),
             (&json!("openat2"), &json!("/store"), &json!("ask root"))
         );
+    }
+
+    #[test]
+    fn a_cause_that_the_message_quotes_is_not_said_again() {
+        let cause = Error::new(ErrorKind::Unsupported, "setxattr").at("/x").because("no such attributes");
+        let error = Error::new(ErrorKind::Unsupported, "choose backend").because(format!("{cause} here")).with_source(cause);
+        assert_eq!(error_text(&error), "plywood: choose backend: setxattr /x: no such attributes here");
     }
 
     #[test]
