@@ -150,6 +150,7 @@ fn a_full_disk_can_be_emptied() {
         for key in ["one", "two"] {
             store(&["prepare", key]).ok();
         }
+        store(&["commit", "two-1", "two"]).ok();
         fs::create_dir("/mnt/box").unwrap();
         store(&["mount", "one", "/mnt/box"]).ok();
         // To the last block: the database cannot even write down what is to go.
@@ -160,6 +161,8 @@ fn a_full_disk_can_be_emptied() {
         let error = store(&["prepare", "three"]).run();
         assert!(error.status == 1 && error.stderr.contains("no space left") && error.stderr.contains("plywood gc"), "{error:?}");
         assert!(error.stderr.contains("/mnt/small/store"), "the file system is named: {error:?}");
+        store(&["diff", "two-1", "-o", "/mnt/two.tar"]).ok();
+        store(&["export", "two-1", "/mnt/layout"]).ok();
         store(&["remove", "one"]).ok();
         store(&["prepare", "three"]).ok();
         assert!(fs::metadata("/mnt/small/store/reserve").is_ok(), "room is kept for the next time");
