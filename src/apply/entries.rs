@@ -64,7 +64,8 @@ impl<'a> Applier<'a> {
     ) -> Result<Self> {
         let (tree, scratch) = (Rc::new(place.tree), Rc::new(place.scratch));
         neutralise(&scratch)?;
-        let shows = form.is_overlay() && lower.is_some() && !hidden.hides_children(&EntryPath::ROOT);
+        // Without a parent everything is absent in it, and that is asked like any other: another stack may share the tree.
+        let shows = form.is_overlay() && !hidden.hides_children(&EntryPath::ROOT);
         let mut applier = Self {
             form,
             lower,

@@ -13,7 +13,6 @@ use super::facts::{Facts, answer_one};
 use super::placed::{ENTRY, OPAQUE, OWN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
-use crate::sys::Root;
 use crate::sys::root::HOPS_MAX;
 use crate::tree::{Answer, Detail};
 
@@ -141,9 +140,8 @@ impl Markers {
     /// What is hidden, if the other markers hide what `others` says.
     fn resolve(&self, applier: &mut Applier<'_>, others: &Hidden) -> Result<Hidden> {
         let mut hidden = Hidden::default();
-        let Some(lower) = applier.lower else { return Ok(hidden) };
         for (number, (directory, markers)) in self.0.iter().enumerate() {
-            let mut reach = Reach { applier: &mut *applier, lower, directory, others };
+            let mut reach = Reach { applier: &mut *applier, directory, others };
             // Where the way is free for any marker, it is the same for all of this directory.
             let free = reach.go(None)?;
             if markers.opaque
@@ -169,7 +167,6 @@ impl Markers {
 /// The way of a directory's markers through the lower tree.
 struct Reach<'r, 'a> {
     applier: &'r mut Applier<'a>,
-    lower: &'r Root,
     directory: &'r EntryPath,
     others: &'r Hidden,
 }
@@ -179,7 +176,7 @@ impl Reach<'_, '_> {
     /// or another whiteout of its own, nor one that stands below another marker.
     fn go(&mut self, asking: Option<Asking<'_>>) -> Result<Option<EntryPath>> {
         // Mostly all of it are directories: one question.
-        let directly = answer_one(Some(self.lower), self.directory, Detail::Kind)?;
+        let directly = answer_one(self.applier.lower, self.directory, Detail::Kind)?;
         if matches!(directly, Answer::Directory(_)) {
             self.applier.marker_facts.record(self.directory.clone(), Detail::Kind, directly);
             return Ok(Some(self.directory.clone()));
@@ -214,7 +211,7 @@ impl Reach<'_, '_> {
     }
 
     fn ask(&mut self, path: EntryPath) -> Result<Answer> {
-        let answer = answer_one(Some(self.lower), &path, Detail::Kind)?;
+        let answer = answer_one(self.applier.lower, &path, Detail::Kind)?;
         self.applier.marker_facts.record(path, Detail::Kind, answer.clone());
         Ok(answer)
     }

@@ -325,7 +325,7 @@ mod tests {
         fn look(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             command.get_subcommands().for_each(look);
-            assert!(help.contains(&command.get_name().to_string()) && help.contains("Example"), "{}: {help}", command.get_name());
+            assert!(help.contains(command.get_name()) && help.contains("Example"), "{}: {help}", command.get_name());
         }
         look(&Cli::command());
     }

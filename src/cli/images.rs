@@ -9,7 +9,7 @@ use super::args::{Export, Import, LayerImport};
 use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
 
 /// `import SOURCE [--ref NAME] [--platform os/arch[/variant]]`
@@ -25,10 +25,10 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     let image = &imported.image;
     let chain_id = image.chain_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
     session.output.remark(format!(
-        "plywood: {} for {}, {}, {} unpacked now",
+        "plywood: {} for {}, {}, {} of them unpacked now",
         imported.references.join(", "),
         image.platform,
-        output::counted(image.layers.len(), "layer"),
+        output::count(image.layers.len(), "layer"),
         imported.unpacked
     ));
     let document = json!({
@@ -57,8 +57,13 @@ pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Res
     } else {
         let fail = |error| Error::io("open", error).at(&arguments.tar);
         let file = File::open(&arguments.tar).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
-        (LayerSource::reader(file), Some(size))
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.is_dir() {
+            let error =
+                Error::new(ErrorKind::InvalidArgument, "import layer").at(&arguments.tar).because("it is a directory, not a tar");
+            return Err(error.with_hint("an image layout is imported with `plywood import`").into());
+        }
+        (LayerSource::reader(file), Some(metadata.len()))
     };
     let (layer, _) = session.watched("importing", size, arguments.strict, |cx| store.import_layer(source, &options, cx))?;
     session.output.report(&layer.report);

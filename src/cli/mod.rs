@@ -17,6 +17,7 @@ mod snapshots;
 mod unshare;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -48,8 +49,10 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "plywood", &mut output.sink());
-            Ok(())
+            // Into memory first: what writes it panics where nobody reads.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "plywood", &mut script);
+            output.sink().write_all(&script).map_err(Failure::of_output)
         }
         Command::Doctor => doctor::doctor(global, output),
         Command::Unshare { command } => unshare::unshare(global, &command, output),

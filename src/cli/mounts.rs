@@ -10,14 +10,28 @@ use super::unshare::quoted;
 use crate::error::Result;
 use crate::mount::{self, Mount};
 
-/// `mounts KEY`: the command line of mount(8), or the mount as data for an OCI runtime and for mount(2).
+/// `mounts KEY`: the command line of mount(8), or the mount as data for a runtime.
 pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
     let mount = session.store.mounts(session.store.resolve(key)?.as_str())?;
     let options = mount.options()?;
     let source = mount.source();
-    let document = json!([{ "type": mount.fstype(), "source": source.to_string_lossy(), "options": options }]);
+    let joined = options.join(",");
+    let fits = joined.len() < rustix::param::page_size();
+    if !fits {
+        // The kernel cuts longer options off without a word: whoever mounts so must know.
+        session.output.remark(format!("plywood: mount(2) would cut these {} bytes off; `plywood mount` does not", joined.len()));
+    }
+    let document = json!([{
+        "type": mount.fstype(),
+        "source": source.to_string_lossy(),
+        "options": options,
+        "options_fit_one_page": fits,
+        "directory": mount.directory().to_string_lossy(),
+        "relative_options": mount.relative_options()?,
+        "relative_options_fit_one_page": mount.check_page().is_ok(),
+    }]);
     // Paths in the options are escaped for overlayfs already; the shell's turn comes on top.
-    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(options.join(",")), quoted(source));
+    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(joined), quoted(source));
     session.output.result(&document, line)
 }
 

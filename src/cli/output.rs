@@ -159,16 +159,15 @@ fn say(text: &str) {
 }
 
 fn causes(error: &Error) -> Vec<String> {
-    // What was said already, as a link that quotes its cause does, is not said again.
-    let mut said = error.to_string();
     let mut causes = Vec::new();
+    let mut above = error.to_string();
     let mut link = error.source();
     while let Some(cause) = link {
         let text = cause.to_string();
-        if !said.contains(&text) {
-            said.push('\n');
-            said.push_str(&text);
-            causes.push(text);
+        // A link that only adds where it happened repeats the one below.
+        if !above.contains(&text) {
+            causes.push(text.clone());
+            above = text;
         }
         link = cause.source();
     }
@@ -216,7 +215,7 @@ pub(super) fn rows(rows: &[Vec<String>]) -> String {
 }
 
 /// `1 layer`, `2 layers`.
-pub(super) fn counted(number: usize, what: &str) -> String {
+pub(super) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -278,6 +277,9 @@ mod tests {
         let error = Error::io("openat2", io::Error::from_raw_os_error(libc::EACCES)).at("/store").with_hint("ask root");
         let text = error_text(&error);
         assert_eq!(text.lines().count(), 3, "{text}");
+        let above = Error::new(ErrorKind::IdNotMapped, "apply").because("f is 5:5 (member 1)");
+        let above = above.with_source(Error::new(ErrorKind::IdNotMapped, "apply").because("f is 5:5"));
+        assert_eq!(error_text(&above), "plywood: apply: f is 5:5 (member 1)");
         assert!(text.starts_with("plywood: openat2 /store: permission denied\n  cause: "), "{text}");
         let document = error_document(&error);
         assert_eq!(document["kind"], "PermissionDenied");

@@ -61,9 +61,19 @@ impl<'a> Session<'a> {
         let report = context.take_report();
         drop(context);
         watch.finish();
-        let value = outcome?;
+        let value = outcome.map_err(name_the_option)?;
         self.output.report(&report);
         Ok((value, report))
+    }
+}
+
+/// What the library calls squashing is an option here.
+fn name_the_option(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::IdNotMapped => error.with_hint(
+            "let all such owners become root with --ids squash; or give the user sub-ids, which `plywood doctor` shows how to do; or run it as root",
+        ),
+        _ => error,
     }
 }
 

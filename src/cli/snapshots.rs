@@ -143,11 +143,11 @@ pub(super) fn remove(session: &Session<'_>, keys: &[String]) -> Result<(), Failu
 pub(super) fn gc(session: &Session<'_>) -> Result<(), Failure> {
     let (outcome, _) = session.run("collecting", None, |cx| session.store.gc(&GcOptions::default(), cx))?;
     let text = format!(
-        "removed {}, {} ({}) and {}\n",
-        output::counted(outcome.snapshots.len(), "layer"),
-        output::counted(outcome.blobs.len(), "blob"),
+        "{}, {} ({}) and {} were removed\n",
+        output::count(outcome.snapshots.len(), "layer"),
+        output::count(outcome.blobs.len(), "blob"),
         output::size(outcome.blob_bytes),
-        output::counted(usize::try_from(outcome.trees).unwrap_or(usize::MAX), "tree")
+        output::count(usize::try_from(outcome.trees).unwrap_or(usize::MAX), "tree")
     );
     session.output.result(&outcome, text)
 }

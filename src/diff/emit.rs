@@ -77,12 +77,14 @@ impl<'a> Emit<'a> {
         let Pair { path, side, here, .. } = pair;
         let Some((held, stat)) = here.hold()? else { return Ok(()) };
         let key = (*side, inode(&stat));
-        let attributes = told(seen::read(&held, here.form)?, path, self.cx)?;
+        let seen = seen::read(&held, here.form)?;
         let grouped = stat.nlink > 1;
         if grouped && let Some(target) = self.first.get(&key) {
-            let node = Node::Hardlink { target: target.clone() };
-            return self.write(path.clone(), Change::Upsert { node, attributes }, status);
+            // What the inode lacks was reported with its first name. Its attributes are said again, because other tools set them again.
+            let change = Change::Upsert { node: Node::Hardlink { target: target.clone() }, attributes: seen.attributes };
+            return self.write(path.clone(), change, status);
         }
+        let attributes = told(seen, path, self.cx)?;
         let Some(node) = node(here, &stat)? else { return Ok(()) };
         self.write(path.clone(), Change::Upsert { node, attributes }, status)?;
         if grouped {

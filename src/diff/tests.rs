@@ -22,6 +22,7 @@ use crate::testing::{Tree, model};
 const STILL: Timestamp = Timestamp::from_seconds(1_000_000);
 
 mod edges;
+mod random;
 
 /// What a sink was given.
 #[derive(Debug, Default, PartialEq)]
@@ -84,18 +85,23 @@ struct Scene {
 impl Scene {
     /// Builds the lower tree by a shell script, mounts, and changes it by another.
     fn new(build: &str, change: &str) -> Self {
+        let scene = Self::over(|lower| sh(lower, build));
+        sh(&scene.merged(), change);
+        still(&scene.merged());
+        scene
+    }
+
+    /// An overlay on a lower tree.
+    fn over(build: impl FnOnce(&Path)) -> Self {
         let temp = tempfile::tempdir().unwrap();
         for name in ["lower", "upper", "work"] {
             std::fs::create_dir(temp.path().join(name)).unwrap();
         }
         let lower = temp.path().join("lower");
-        sh(&lower, build);
+        build(&lower);
         still(&lower);
         let mount = overlay(temp.path(), &["lower"], true);
-        let scene = Self { temp, mount };
-        sh(&scene.merged(), change);
-        still(&scene.merged());
-        scene
+        Self { temp, mount }
     }
 
     fn dir(&self, name: &str) -> Dir {

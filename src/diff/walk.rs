@@ -294,7 +294,6 @@ impl<'a> Walk<'a> {
             }
             None => {}
         }
-        names.through = through;
         Ok(names)
     }
 }

@@ -118,14 +118,22 @@ impl<'a> ImageSource<'a> {
     /// Opens the source; of an archive everything is read, and its blobs are taken in.
     pub(crate) fn open(self, intake: &mut Intake<'_>) -> Result<Files> {
         match self.form {
-            Form::Reader(reader) => Archive::read(reader, intake).map(Files::Archive),
+            Form::Reader(reader) => Archive::read(reader, intake).map(Files::Archive).map_err(perhaps_a_layer),
             Form::Path(path) => match host::open(&path)? {
                 Opened::Directory(directory) => Ok(Files::Layout(Layout::new(directory, path))),
                 Opened::File(file) => {
-                    Archive::read(Box::new(file), intake).map(Files::Archive).map_err(|error| Error::at(error, &path))
+                    Archive::read(Box::new(file), intake).map(Files::Archive).map_err(|error| perhaps_a_layer(error).at(&path))
                 }
             },
         }
+    }
+}
+
+/// An archive that cannot be read as an image's may be one layer of one.
+fn perhaps_a_layer(error: Error) -> Error {
+    match (error.kind(), error.hint()) {
+        (ErrorKind::InvalidLayer, None) => error.with_hint("an archive of a single layer is imported with `plywood layer import`"),
+        _ => error,
     }
 }
 

@@ -17,6 +17,8 @@ mod fuzz_properties;
 mod fuzz_replay;
 #[cfg(feature = "testing")]
 mod images;
+#[cfg(all(feature = "cli", feature = "testing"))]
+mod limits;
 #[cfg(feature = "testing")]
 mod model;
 #[cfg(all(feature = "cli", feature = "testing"))]

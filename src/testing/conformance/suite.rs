@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::through::{import_layers, import_onto, show, through_store};
+use super::through::{Shown, import_layers, import_onto, show, through_store};
 use super::{Means, Outcome, cases, conformance};
 use crate::backend::Backend;
 use crate::entry::Attributes;
@@ -41,6 +41,10 @@ pub fn store_suite(means: Means, open: impl Fn() -> Result<TemporaryStore>) -> O
         }
         Err(error) => outcome.failures.push(format!("  no store: {error}")),
     }
+    match open() {
+        Ok(store) => outcome.add("views, after the layers came in by other ways", conformance(means, over_shared_trees(&store))),
+        Err(error) => outcome.failures.push(format!("  no store: {error}")),
+    }
     for (name, check) in CHECKS {
         outcome.ran += 1;
         let checked = open().map_err(Into::into).and_then(|store| check(&store, means));
@@ -55,6 +59,20 @@ pub fn store_suite(means: Means, open: impl Fn() -> Result<TemporaryStore>) -> O
         }
     }
     outcome
+}
+
+/// Each layer is imported by itself first, and all in the other order: a backend that shares trees between stacks must see where it
+/// may not.
+fn over_shared_trees(store: &Store) -> impl Fn(&[Layer], &Path) -> Result<Shown> {
+    let (store, unpack) = (Store::clone(store), through_store(store, Access::ReadOnly));
+    move |layers, at| {
+        let backwards: Vec<Layer> = layers.iter().rev().cloned().collect();
+        for other in layers.iter().map(std::slice::from_ref).chain([backwards.as_slice()]) {
+            // Not every one of these stacks is valid.
+            drop(import_layers(&store, other));
+        }
+        unpack(layers, at)
+    }
 }
 
 type Check = fn(&Store, Means) -> Checked;

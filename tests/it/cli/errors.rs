@@ -69,6 +69,7 @@ as_everybody! {
             (&["layer", "import", "good.tar", "--diff-id", "sha256:12"], "InvalidArgument"),
             (&["layer", "import", "good.tar", "--parent", "nobody"], "NotFound"),
             (&["layer", "import", "missing.tar"], "NotFound"),
+            (&["layer", "import", "."], "InvalidArgument"),
             (&["import", "missing"], "NotFound"),
             (&["import", "."], "NotFound"),
         ] {
@@ -91,9 +92,25 @@ as_everybody! {
             store.ok(&["prepare", &format!("box-{number}")]);
         }
         let script = "\"$PLYWOOD\" --root store snapshots | head -n 1; exit ${PIPESTATUS[0]}";
-        let output = Tool::new("bash").args(["-c", script]).current_dir(store.path("")).env("PLYWOOD", plywood().program()).ok();
-        assert_eq!(output.stderr, "");
+        let completion = "\"$PLYWOOD\" completion bash | head -n 1; exit ${PIPESTATUS[0]}";
+        for script in [script, completion] {
+            let output = Tool::new("bash").args(["-c", script]).current_dir(store.path("")).env("PLYWOOD", plywood().program()).ok();
+            assert_eq!(output.stderr, "");
+        }
     }
+}
+
+#[test]
+fn an_owner_that_cannot_be_kept_is_an_error_that_names_the_option() {
+    Sandbox::user().run(|| {
+        let store = Store::new("auto");
+        fs::write(store.path("layer.tar"), base().file("theirs", "x").owner(5, 5).tar()).unwrap();
+        let error = store.error(&["layer", "import", "layer.tar"]);
+        assert_eq!(error["kind"], "IdNotMapped");
+        assert!(error["hint"].as_str().unwrap().contains("--ids squash"), "{error}");
+        let squashed = store.json(&["layer", "import", "layer.tar", "--ids", "squash"]);
+        assert_eq!(squashed["report"]["skipped"][0]["path"], "theirs", "{squashed}");
+    });
 }
 
 #[test]
