@@ -137,7 +137,10 @@ fn open_locked(path: &Path, sharing: Sharing, made: &mut Vec<(Dir, Vec<u8>)>) ->
             continue;
         }
         match (root.stat(DATABASE.as_bytes())?, sharing) {
-            (Some(_), _) => return Ok((root, lock, sharing == Sharing::Exclusive)),
+            (Some(_), _) => {
+                check_owner(held.uid, path)?;
+                return Ok((root, lock, sharing == Sharing::Exclusive));
+            }
             (None, Sharing::Shared) => sharing = Sharing::Exclusive,
             (None, Sharing::Exclusive) => {
                 check_free(&root, path)?;
@@ -146,6 +149,19 @@ fn open_locked(path: &Path, sharing: Sharing, made: &mut Vec<(Dir, Vec<u8>)>) ->
             }
         }
     }
+}
+
+/// Refuses a store of somebody else. Root can open an ordinary user's, and would put files there that the user cannot read, and set-uid
+/// files of root's that he can run.
+fn check_owner(owner: u32, path: &Path) -> Result<()> {
+    let ours = rustix::process::geteuid().as_raw();
+    if owner == ours {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::PermissionDenied, "open store")
+        .at(path)
+        .because(format!("it belongs to the user {owner}, and this process is {ours}"))
+        .with_hint("open it as its owner, or make a store of your own"))
 }
 
 /// Refuses a directory that is used for something else.

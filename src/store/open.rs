@@ -102,7 +102,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `PermissionDenied` for a directory that cannot be written; `Unsupported` where the file system or the system cannot do what the
+    /// `PermissionDenied` for a directory that cannot be written, and for a store that belongs to another user, whoever asks; `Unsupported` where the file system or the system cannot do what the
     /// backend needs; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
     /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
     pub fn open_with(options: &StoreOptions) -> Result<Self> {
