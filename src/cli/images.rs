@@ -9,7 +9,7 @@ use super::args::{Export, Import, LayerImport};
 use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
 
 /// `import SOURCE [--ref NAME] [--platform os/arch[/variant]]`
@@ -57,8 +57,13 @@ pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Res
     } else {
         let fail = |error| Error::io("open", error).at(&arguments.tar);
         let file = File::open(&arguments.tar).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
-        (LayerSource::reader(file), Some(size))
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.is_dir() {
+            let error =
+                Error::new(ErrorKind::InvalidArgument, "import layer").at(&arguments.tar).because("it is a directory, not a tar");
+            return Err(error.with_hint("an image layout is imported with `plywood import`").into());
+        }
+        (LayerSource::reader(file), Some(metadata.len()))
     };
     let (layer, _) = session.watched("importing", size, arguments.strict, |cx| store.import_layer(source, &options, cx))?;
     session.output.report(&layer.report);
@@ -132,9 +137,9 @@ pub(super) fn tag(session: &Session<'_>, source: &str, reference: &str) -> Resul
 
 /// `image rm REF…`, `rmi REF…`
 pub(super) fn remove(session: &Session<'_>, references: &[String]) -> Result<(), Failure> {
-    for reference in references {
-        session.store.untag(reference)?;
-    }
+    // All are there, or none goes.
+    references.iter().try_for_each(|reference| session.store.image(reference).map(drop))?;
+    references.iter().try_for_each(|reference| session.store.untag(reference))?;
     session.output.result(&json!({ "removed": references }), "")
 }
 

@@ -12,6 +12,15 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::progress::Progress;
 
+const BAR: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const SPINNER: &str = "{msg} {spinner} {bytes} {bytes_per_sec}";
+
+fn show(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+}
+
 /// A bar, or nothing, and whether somebody wants the operation to end.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -23,14 +32,8 @@ impl Watch {
     /// Watches an operation that is called `what`, which reads `total` bytes where that is known.
     pub(super) fn new(what: &str, total: Option<u64>, visible: bool) -> Self {
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let template = match total {
-            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-            None => "{msg} {spinner} {bytes} {bytes_per_sec}",
-        };
         let bar = ProgressBar::with_draw_target(total, target).with_message(what.to_owned());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
+        show(&bar, if total.is_some() { BAR } else { SPINNER });
         if visible {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
@@ -46,6 +49,11 @@ impl Watch {
 impl Progress for Watch {
     fn bytes(&self, count: u64) {
         self.bar.inc(count);
+        // What was read is read again, uncompressed: how much that will be nobody knows.
+        if self.bar.length().is_some_and(|total| self.bar.position() > total) {
+            self.bar.unset_length();
+            show(&self.bar, SPINNER);
+        }
     }
 
     fn is_cancelled(&self) -> bool {

@@ -61,7 +61,15 @@ impl Store {
             if now.tree != tree {
                 return Err(no_snapshot("commit", key.as_str()).because("it was committed by somebody else meanwhile"));
             }
-            self.backend().commit(tree)?
+            self.backend().commit(tree).map_err(|error| match error.kind() {
+                // Of the key, which the caller knows, not of its tree.
+                ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
+                    .at(key.as_str())
+                    .because("it is mounted")
+                    .with_hint("unmount it first")
+                    .with_source(error),
+                _ => error,
+            })?
         };
         let transaction = self.metadata().write()?;
         let row = active(transaction.snapshot(key.as_str())?, key)?;
@@ -78,7 +86,7 @@ impl Store {
 fn active(row: Option<SnapshotRow>, key: &Key) -> Result<SnapshotRow> {
     let row = row.ok_or_else(|| no_snapshot("commit", key.as_str()))?;
     if row.kind != Kind::Active {
-        let reason = format!("it is {}; only an active snapshot can be committed", row.kind);
+        let reason = format!("its kind is {}; only an active snapshot can be committed", row.kind);
         return Err(Error::new(ErrorKind::InvalidArgument, "commit").at(key.as_str()).because(reason));
     }
     Ok(row)

@@ -11,7 +11,7 @@ use crate::compression::{Compression, Encoder};
 use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::entry::{Attributes, Change, Entry, EntrySink, Node, Status};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{SnapshotRow, TreeState};
 use crate::path::EntryPath;
 use crate::progress::{Context, Report};
@@ -110,9 +110,16 @@ impl Store {
         let diff_id = DiffId(diff_id);
         let is_canonical = options.clamp_mtime.is_none() && options.algorithm == Algorithm::default();
         if row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical {
-            let transaction = self.metadata().write()?;
-            transaction.set_diff_id(row.id, &diff_id)?;
-            transaction.commit()?;
+            let remembered = (|| {
+                let transaction = self.metadata().write()?;
+                transaction.set_diff_id(row.id, &diff_id)?;
+                transaction.commit()
+            })();
+            match remembered {
+                // The layer is written, elsewhere perhaps because the store is full. The next diff finds its diff id again.
+                Err(error) if error.kind() == ErrorKind::NoSpace => tracing::debug!(%error, "the diff id is not remembered"),
+                done => done?,
+            }
         }
         let descriptor = Descriptor::new(media_type(options.compression), digest, size);
         Ok(DiffOutcome { descriptor, diff_id, report: cx.take_report() })

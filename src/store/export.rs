@@ -161,7 +161,8 @@ impl Store {
             None => Some(what.to_owned()).filter(|what| is_ref_name(what) && what.parse::<Digest>().is_err()),
         };
         let subject = self.subject(what)?;
-        let lease = self.lease()?;
+        // To another disk, perhaps because the store is full.
+        let lease = self.with_reserve(|| self.lease())?;
         let layout = LayoutWriter::open(directory)?;
         let mut exported = match subject {
             Subject::Image(image) => self.export_image(lease.id(), *image, &layout, cx)?,

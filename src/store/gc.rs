@@ -73,6 +73,12 @@ impl Store {
     /// # Errors
     /// `Cancelled`: what has gone by then is gone; `Io`.
     pub fn gc(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
+        let outcome = self.with_reserve(|| self.collect(options, cx))?;
+        self.keep_reserve();
+        Ok(outcome)
+    }
+
+    fn collect(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
         let _collection = self.locks().wait(Subject::Collection)?;
         self.end_dead_leases()?;
         self.locks().sweep()?;
@@ -112,7 +118,9 @@ impl Store {
     /// `Cancelled`, `Io`.
     pub fn empty_trash(&self, cx: &Context<'_>) -> Result<u64> {
         let _collection = self.locks().wait(Subject::Collection)?;
-        self.delete_trash(cx)
+        let trees = self.with_reserve(|| self.delete_trash(cx))?;
+        self.keep_reserve();
+        Ok(trees)
     }
 
     fn would_go(&self, garbage: &[SnapshotRow], mut outcome: GcOutcome) -> Result<GcOutcome> {

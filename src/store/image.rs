@@ -127,11 +127,13 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn untag(&self, reference: &str) -> Result<()> {
-        let transaction = self.metadata().write()?;
-        if !transaction.remove_image(reference)? {
-            return Err(no_image("untag", reference));
-        }
-        transaction.commit()
+        self.with_reserve(|| {
+            let transaction = self.metadata().write()?;
+            if !transaction.remove_image(reference)? {
+                return Err(no_image("untag", reference));
+            }
+            transaction.commit()
+        })
     }
 
     fn describe(&self, row: ImageRow) -> Result<Image> {

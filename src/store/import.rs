@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -158,6 +160,7 @@ impl Store {
         made: &mut Made,
         cx: &'c Context<'c>,
     ) -> Result<(Vec<String>, Image)> {
+        let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
         let files = source.open(intake)?;
         let wanted = Wanted {
@@ -165,7 +168,10 @@ impl Store {
             must_match: wanted_name.is_some(),
             platform: options.platform.as_ref(),
         };
-        let chosen = choose(&files, wanted, intake)?;
+        let chosen = choose(&files, wanted, intake).map_err(|error| match place {
+            Some(place) => error.at(place),
+            None => error,
+        })?;
         let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
         let layers = self.land_all(lease, &chosen, &blobs, made, cx)?;
 

@@ -13,9 +13,14 @@ use crate::progress::Context;
 const INGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
+    /// Deletes the ingests that nobody will go on with.
+    pub(super) fn delete_dead_ingests(&self) -> Result<u64> {
+        self.content().clean_ingests(INGEST_IDLE)
+    }
+
     /// Deletes what no row names. Safe beside every other verb.
     pub(super) fn delete_orphans(&self, cx: &Context<'_>) -> Result<()> {
-        let ingests = self.content().clean_ingests(INGEST_IDLE)?;
+        let ingests = self.delete_dead_ingests()?;
         let known: std::collections::HashSet<_> = self.metadata().read()?.known_blobs()?.into_iter().collect();
         let orphans = self.content().blobs()?.into_iter().map(|(digest, _)| digest).filter(|digest| !known.contains(digest));
         let mut blobs = 0u64;

@@ -15,6 +15,7 @@ use crate::tree::TreeId;
 impl Store {
     /// Clears away what is left of crashes.
     pub(super) fn recover(&self) -> Result<()> {
+        self.delete_dead_ingests()?;
         for tree in self.end_dead_leases()? {
             self.delete_trash_tree(tree)?;
         }

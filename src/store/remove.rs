@@ -27,6 +27,10 @@ impl Store {
     /// `NotFound`; `InUse` where other snapshots or an image stand on it, where it is being committed, or where it is mounted and the
     /// system tells; `Io`.
     pub fn remove(&self, name: &str) -> Result<()> {
+        self.with_reserve(|| self.remove_now(name))
+    }
+
+    fn remove_now(&self, name: &str) -> Result<()> {
         let seen = self.removable(&self.metadata().read()?, name)?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {

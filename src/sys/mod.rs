@@ -21,6 +21,7 @@ pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod posix_lock;
 pub(crate) mod remove;
+pub(crate) mod reserve;
 pub(crate) mod root;
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -11,6 +11,8 @@ mod arch;
 mod cli;
 #[cfg(feature = "testing")]
 mod conformance;
+#[cfg(feature = "testing")]
+mod foreign;
 mod fuzz_properties;
 mod fuzz_replay;
 #[cfg(feature = "testing")]

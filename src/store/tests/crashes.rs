@@ -45,6 +45,18 @@ fn die(store: &Store) {
 }
 
 #[test]
+fn bytes_of_unknown_digest_that_a_dead_process_took_in_go_when_the_store_is_opened() {
+    let store = Scratch::new();
+    let dead = store.root().join("ingest/new-1-99");
+    std::fs::write(&dead, "worthless").unwrap();
+    let resumable = store.root().join(format!("ingest/sha256-{}", "0".repeat(64)));
+    std::fs::write(&resumable, "somebody may go on").unwrap();
+    let _again = store.again();
+    assert!(!dead.exists());
+    assert!(resumable.exists());
+}
+
+#[test]
 fn a_tree_that_never_got_its_name_is_cleared_when_the_store_is_opened() {
     let store = Scratch::new();
     let session = store.session().unwrap();

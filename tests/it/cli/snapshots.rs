@@ -74,6 +74,9 @@ as_everybody! {
         assert_eq!(store.ok(&["changes", "box"]).stdout, "C /\nA /dir\nC /etc\nD /etc/old\nC /etc/motd\n");
         store.ok(&["commit", "changed", "box"]);
         store.ok(&["diff", "changed", "-o", "one.tar"]);
+        let dash = Tool::new("bash").args(["-c", "\"$PLYWOOD\" --root store diff changed -o - | cmp - one.tar"]);
+        dash.env("PLYWOOD", plywood().program()).current_dir(store.path("")).ok();
+        assert!(!store.path("-").exists());
         let piped = Tool::new("bash").args(["-c", "\"$PLYWOOD\" --root store diff changed > two.tar"]).env("PLYWOOD", plywood().program());
         piped.current_dir(store.path("")).ok();
         assert_eq!(fs::read(store.path("one.tar")).unwrap(), fs::read(store.path("two.tar")).unwrap());
