@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::limits::{self, Limit};
+
 /// Image-layer storage: OCI layers in, mounted root file systems out, changes back as layers.
 #[derive(Debug, Parser)]
 #[command(name = "plywood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
@@ -221,13 +223,17 @@ pub(super) struct Import {
     /// Which of several platforms: os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<String>,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine")]
+#[command(
+    after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine --limit unpacked-bytes=10G --limit entries=100000"
+)]
 pub(super) struct LayerImport {
     /// The layer: a tar, plain or compressed with gzip or zstd; `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
@@ -241,6 +247,8 @@ pub(super) struct LayerImport {
     /// Fail where something would be left out
     #[arg(long)]
     pub(super) strict: bool,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
