@@ -136,7 +136,7 @@ impl Store {
         })
     }
 
-    fn describe(&self, row: ImageRow) -> Result<Image> {
+    pub(super) fn describe(&self, row: ImageRow) -> Result<Image> {
         let corrupt = |error| {
             Error::new(ErrorKind::Corrupt, "image").at(&row.reference).because("its config cannot be read").with_source(error)
         };
@@ -166,7 +166,7 @@ impl Store {
     }
 }
 
-fn no_image(op: &'static str, reference: &str) -> Error {
+pub(super) fn no_image(op: &'static str, reference: &str) -> Error {
     Error::new(ErrorKind::NotFound, op)
         .at(reference)
         .because("there is no image of this reference")

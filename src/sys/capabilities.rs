@@ -15,7 +15,7 @@ use super::mount::Api;
 use super::{Dir, namespace};
 use crate::error::{Error, Result};
 
-pub(crate) use trial::{OverlayTrial, Scratch, file_system, try_overlay};
+pub(crate) use trial::{OverlayTrial, Scratch, clear_probes, file_system, try_overlay};
 
 /// One thing that can be done here or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -3,9 +3,6 @@
 //! Everything here works on descriptors that are held, by single names or by paths that the kernel resolves inside a root; nothing
 //! takes a path apart, checks it and then uses it again. What a name *means* (markers, layers, snapshots) is left to the tiers above.
 
-// The tiers above do not use all of this yet.
-#![allow(dead_code, unused_imports)]
-
 pub(crate) mod boot;
 pub(crate) mod capabilities;
 pub(crate) mod content;
