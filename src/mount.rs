@@ -223,7 +223,7 @@ impl Mount {
     }
 
     /// Makes sure that nobody else has the writable directory, and that nobody gets it until the claim is dropped.
-    fn claim(&self) -> Result<Option<Flock>> {
+    pub(crate) fn claim(&self) -> Result<Option<Flock>> {
         let writable = match &self.what {
             What::Overlay { upper: Some(upper), .. } => &upper.upper,
             What::Bind { source, access: Access::ReadWrite } => source,

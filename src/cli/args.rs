@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::limits::{self, Limit};
+
 /// Where the help of each command lists the options that all have.
 const GLOBAL: &str = "Options of every command";
 
@@ -229,13 +231,17 @@ pub(super) struct Import {
     /// Which of several platforms: os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<String>,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine")]
+#[command(
+    after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine --limit unpacked-bytes=10G --limit entries=100000"
+)]
 pub(super) struct LayerImport {
     /// The layer: a tar, plain or compressed with gzip or zstd; `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
@@ -249,6 +255,8 @@ pub(super) struct LayerImport {
     /// Fail where something would be left out
     #[arg(long)]
     pub(super) strict: bool,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,

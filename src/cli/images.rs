@@ -6,20 +6,21 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::{Export, Import, LayerImport};
+use super::limits;
 use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
 
-/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]]`
+/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]] [--limit NAME=VALUE]…`
 pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Failure> {
     let source = match arguments.source.as_str() {
         "-" => ImageSource::reader(std::io::stdin()),
         text => ImageSource::parse(text)?,
     };
     let platform = arguments.platform.map(|text| text.parse::<Platform>()).transpose()?;
-    let options = ImportOptions { reference: arguments.reference, platform };
+    let options = ImportOptions { reference: arguments.reference, platform, limits: limits::together(&arguments.limits) };
     let (imported, _) = session.run("importing", None, |cx| session.store.import(source, &options, cx))?;
     session.output.report(&imported.report);
     let image = &imported.image;
@@ -43,13 +44,14 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     session.output.result(&document, format!("{chain_id}\n"))
 }
 
-/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict]`
+/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict] [--limit NAME=VALUE]…`
 pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Result<(), Failure> {
     let store = &session.store;
     let parent = arguments.parent.map(|parent| store.resolve(&parent)).transpose()?;
     let options = ImportLayerOptions {
         parent: parent.map(|name| name.as_str().to_owned()),
         diff_id: arguments.diff_id.map(|digest| digest.parse()).transpose()?,
+        limits: limits::together(&arguments.limits),
         ..Default::default()
     };
     let (source, size) = if arguments.tar == Path::new("-") {

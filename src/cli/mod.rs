@@ -8,6 +8,7 @@ mod args;
 mod diff;
 mod doctor;
 mod images;
+mod limits;
 mod log;
 mod mounts;
 mod output;

@@ -142,16 +142,26 @@ impl Store {
             (row, chain, parent.map(|parent| parent.root))
         };
         let upper = (row.kind == Kind::Committed).then_some(&row.root);
-        if row.kind == Kind::View {
+        let streamed = if row.kind == Kind::View {
             // Nothing can have been written, and its tree may be less than a tree.
+            Ok(())
         } else if row.tree_state == TreeState::Empty {
             // There is no tree to ask, and nothing but the root can differ.
-            root_alone(lower.as_ref(), &row.root, out)?;
+            root_alone(lower.as_ref(), &row.root, out)
         } else {
             let roots = Roots { lower: lower.as_ref(), upper, cut: row.cut };
-            self.backend().diff(row.tree, &chain, roots, out, cx)?;
+            self.backend().diff(row.tree, &chain, roots, out, cx)
+        };
+        // Rows die before their bytes: while the row is there, so was all that was read. Without it, files that were being deleted
+        // may have been taken for files that the snapshot deletes.
+        if self.metadata().read()?.snapshot_by_id(row.id)?.is_none() {
+            let gone = no_snapshot(op, name).because("it was removed meanwhile");
+            return Err(match streamed {
+                Ok(()) => gone,
+                Err(error) => gone.with_source(error),
+            });
         }
-        Ok(row)
+        streamed.map(|()| row)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::store::layer::Incoming;
 use crate::store::select::{Chosen, Wanted};
 use crate::store::source::{Files, ImageSource};
 use crate::store::{docker_archive, select};
+use crate::tar::Limits;
 
 const OP: &str = "import";
 
@@ -33,6 +34,9 @@ pub struct ImportOptions {
     pub reference: Option<String>,
     /// Which platform's image; by default the host's, and whatever there is where there is but one that does not say.
     pub platform: Option<Platform>,
+    /// What each layer may ask for; the store's limits by default. Layers that are there already are not unpacked again for them. Of an
+    /// archive around the image the expansion ratio counts, too.
+    pub limits: Option<Limits>,
 }
 
 impl ImportOptions {
@@ -47,6 +51,13 @@ impl ImportOptions {
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
+        self
+    }
+
+    /// With these limits on each layer instead of the store's.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
         self
     }
 }
@@ -162,7 +173,8 @@ impl Store {
     ) -> Result<(Vec<String>, Image)> {
         let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
-        let files = source.open(intake)?;
+        let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        let files = source.open(limits, intake)?;
         let wanted = Wanted {
             reference: wanted_name.as_deref().or(options.reference.as_deref()),
             must_match: wanted_name.is_some(),
@@ -173,7 +185,7 @@ impl Store {
             None => error,
         })?;
         let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
-        let layers = self.land_all(lease, &chosen, &blobs, made, cx)?;
+        let layers = self.land_all(lease, &chosen, &blobs, limits, made, cx)?;
 
         let references = match &options.reference {
             Some(reference) => vec![reference.clone()],
@@ -199,6 +211,7 @@ impl Store {
         lease: LeaseId,
         chosen: &Chosen,
         blobs: &[Blob],
+        limits: &Limits,
         made: &mut Made,
         cx: &Context<'_>,
     ) -> Result<Vec<ImageLayer>> {
@@ -215,6 +228,7 @@ impl Store {
                     parent: parent.as_ref(),
                     is_proven: false,
                     labels: &labels,
+                    limits,
                 },
                 cx,
             )?;

@@ -151,6 +151,8 @@ impl Store {
 
     /// Throws away a tree that did not get its name. What fails here is done by the next collection.
     fn abandon_tree(&self, tree: TreeId) {
+        // It has no name, so its bytes need not wait for the row's end: on a full disk that may not be written.
+        let _ = self.backend().remove(tree);
         let _ = (|| {
             let transaction = self.metadata().write_to_survive(Survives::Process)?;
             transaction.trash_tree(tree)?;

@@ -14,6 +14,7 @@ use crate::store::image::document::{DOCUMENT_MAX, Reference};
 use crate::store::intake::Intake;
 use crate::store::layout::Layout;
 use crate::sys::host::{self, Opened};
+use crate::tar::Limits;
 
 /// An image to import: the directory of an OCI image layout, or a tar of one or of `docker save`, compressed or not.
 ///
@@ -116,13 +117,18 @@ impl<'a> ImageSource<'a> {
     }
 
     /// Opens the source; of an archive everything is read, and its blobs are taken in.
-    pub(crate) fn open(self, intake: &mut Intake<'_>) -> Result<Files> {
+    pub(crate) fn open(self, limits: &Limits, intake: &mut Intake<'_>) -> Result<Files> {
         match self.form {
-            Form::Reader(reader) => Archive::read(reader, intake).map(Files::Archive).map_err(perhaps_a_layer),
+            Form::Reader(reader) => Archive::read(reader, None, limits, intake).map(Files::Archive).map_err(perhaps_a_layer),
             Form::Path(path) => match host::open(&path)? {
                 Opened::Directory(directory) => Ok(Files::Layout(Layout::new(directory, path))),
                 Opened::File(file) => {
-                    Archive::read(Box::new(file), intake).map(Files::Archive).map_err(|error| perhaps_a_layer(error).at(&path))
+                    let metadata = file.metadata().map_err(|error| Error::io("stat", error).at(&path))?;
+                    // A pipe has no size.
+                    let size = metadata.is_file().then_some(metadata.len());
+                    Archive::read(Box::new(file), size, limits, intake)
+                        .map(Files::Archive)
+                        .map_err(|error| perhaps_a_layer(error).at(&path))
                 }
             },
         }
