@@ -49,6 +49,8 @@ struct Findings {
     root: PathBuf,
     /// Whether there is one.
     exists: bool,
+    /// The backend of the store that is there, or why it cannot be opened.
+    store: Option<String>,
     /// The backend that a new store would get.
     backend: Option<String>,
     /// Why.
@@ -86,12 +88,17 @@ pub(super) fn doctor(global: &Global, output: &Output) -> Result<(), Failure> {
             (None, found)
         }
     };
-    let findings = Findings { exists: root.join("plywood.db").exists(), root, backend, reason, checks };
+    let exists = root.join("plywood.db").exists();
+    let store = exists.then(|| match Store::open(&root) {
+        Ok(store) => format!("a store with the {} backend", store.backend().name()),
+        Err(error) => format!("a store that cannot be opened: {error}"),
+    });
+    let findings = Findings { exists, store, root, backend, reason, checks };
     output.result(&findings, text(&findings))
 }
 
 fn text(findings: &Findings) -> String {
-    let state = if findings.exists { "a store" } else { "no store yet" };
+    let state = findings.store.as_deref().unwrap_or("no store yet");
     let new = if findings.backend.is_some() { "a new store gets" } else { "a new store cannot be made:" };
     let mut text = format!("{} ({state}); {new} {}\n\n", findings.root.display(), findings.reason);
     let rows: Vec<Vec<String>> = findings

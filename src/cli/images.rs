@@ -155,10 +155,16 @@ pub(super) fn export(session: &Session<'_>, arguments: Export) -> Result<(), Fai
     let store = &session.store;
     let (exported, _) = session.run("exporting", None, |cx| store.export(&arguments.source, &arguments.dir, &options, cx))?;
     session.output.report(&exported.report);
+    if exported.base.is_none() {
+        session
+            .output
+            .remark("plywood: no image stands below it, or none has a reference any more: no environment, command or user is set");
+    }
     let document = json!({
         "reference": exported.reference,
         "manifest": exported.manifest,
         "config": exported.config,
+        "base": exported.base,
         "layers": exported.layers,
         "report": exported.report,
     });

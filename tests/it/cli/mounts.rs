@@ -108,5 +108,8 @@ as_everybody! {
         }
         assert!(store.ok(&["doctor"]).stdout.contains("overlay"));
         assert!(!store.path("store").exists(), "looking makes no store");
+        let made = Store { backend: "copy", ..store };
+        made.ok(&["images"]);
+        assert_eq!(made.json(&["doctor"])["store"], "a store with the copy backend");
     }
 }
