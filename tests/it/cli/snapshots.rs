@@ -65,6 +65,21 @@ as_everybody! {
         store.ok(&["prepare", &digits[..8]]);
         assert_eq!(store.json(&["stat", &digits[..8]])["kind"], "active");
     }
+    an_ambiguous_beginning_lists_the_candidates {
+        let store = Store::new("auto");
+        let mut seen = std::collections::BTreeMap::new();
+        let layers = (0..).map(|number: u32| Layer::new().file("number", number.to_string()));
+        let (one, two) = layers
+            .map(|layer| (layer.diff_id().0.to_hex()[..4].to_owned(), layer))
+            .find_map(|(digits, layer)| seen.insert(digits, layer.clone()).map(|other| (other, layer)))
+            .unwrap();
+        let (one, two) = (store.layer(&one, None), store.layer(&two, None));
+        let digits = &one.strip_prefix("sha256:").unwrap()[..4];
+        let error = store.error(&["stat", digits]);
+        assert_eq!(error["kind"], "InvalidArgument");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&one) && message.contains(&two), "{message}");
+    }
     a_change_is_listed_and_written_as_the_same_layer_again_and_again {
         let store = Store::new("auto");
         let chain = store.layer(&base(), None);
