@@ -303,7 +303,9 @@ impl Content {
             };
             let Ok(lock) = Flock::attempt(OwnedFd::from(file), Sharing::Exclusive)? else { continue };
             let stat = inode::stat(&lock)?;
-            let is_dead = name.starts_with(UNNAMED) || stat.mode == DISCARDED || now.saturating_sub(stat.mtime.seconds) >= idle;
+            // An empty one is as good as none: its process may have been killed before it could be marked.
+            let is_worthless = name.starts_with(UNNAMED) || stat.mode == DISCARDED || stat.size == 0;
+            let is_dead = is_worthless || now.saturating_sub(stat.mtime.seconds) >= idle;
             if is_dead && self.is_named(&name, &lock)? {
                 gone(self.0.ingests.unlink(&name))?;
                 drop(self.take_suspended(&name));

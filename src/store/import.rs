@@ -117,7 +117,7 @@ impl Store {
             made.chains.clear();
         }
         // After a success too: an archive holds blobs of other platforms, which the image does not need.
-        if let Err(error) = self.take_back(&made) {
+        if let Err(error) = self.with_reserve(|| self.take_back(&made)) {
             tracing::warn!(%error, "what an import left could not be deleted; the collection will");
         }
         let (references, image) = result?;

@@ -249,12 +249,13 @@ impl Store {
             limits,
         };
         let landed = self.land(lease.id(), &incoming, cx);
-        lease.release()?;
+        let released = lease.release();
         if landed.is_err() {
             // What was being unpacked; the next collection does it where this cannot.
             let _ = self.empty_trash_if_free();
         }
         let Landed { chain_id, existed, .. } = landed?;
+        released?;
         Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
     }
 

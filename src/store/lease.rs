@@ -59,7 +59,7 @@ impl Inner {
         Ok((id, held))
     }
 
-    fn end_lease(&self, id: LeaseId, held: Held) -> Result<()> {
+    fn end_lease(&self, id: LeaseId, held: &Held) -> Result<()> {
         if !held.is_ours() {
             return Ok(());
         }
@@ -79,14 +79,16 @@ impl Lease {
     /// # Errors
     /// `NoSpace`, `Io`.
     pub(crate) fn release(mut self) -> Result<()> {
-        self.held.take().map_or(Ok(()), |held| self.store.inner.end_lease(self.id, held))
+        // On a full disk too: what it kept could not be taken back otherwise.
+        let store = &self.store;
+        self.held.take().map_or(Ok(()), |held| store.with_reserve(|| store.inner.end_lease(self.id, &held)))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            let _ = self.store.inner.end_lease(self.id, held);
+            let _ = self.store.inner.end_lease(self.id, &held);
         }
     }
 }
@@ -95,7 +97,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let session = self.session.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Session { held, id }) = session {
-            let _ = self.end_lease(id, held);
+            let _ = self.end_lease(id, &held);
         }
     }
 }

@@ -24,6 +24,8 @@ impl Ballast {
     fn leaving(directory: &Path, bytes: u64) -> Self {
         let path = directory.join("ballast");
         let mut file = File::create(&path).unwrap();
+        // What was deleted before is free only when the journal is written.
+        file.sync_all().unwrap();
         for size in [1 << 16, 1 << 12] {
             while file.write_all(&vec![1; size]).is_ok() {}
         }
@@ -158,6 +160,8 @@ fn fill(backend: &BackendChoice) {
     let export = |what: &str| store.export(what, &layout, &ExportOptions::default(), &Context::default()).map(drop);
     export("small").unwrap();
     let index = fs::read(layout.join("index.json")).unwrap();
+    // Else the export's own lease would be given that room.
+    fs::remove_file(root.join("reserve")).unwrap();
     let ballast = Ballast::leaving(&disk, 8192);
     let error = export("large").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{}", chain(&error));
@@ -168,6 +172,8 @@ fn fill(backend: &BackendChoice) {
 
     // Room can be made on a disk that has none, by whoever opens the store then.
     drop(store);
+    // This one holds room back again.
+    drop(Store::open(&root).unwrap());
     let ballast = Ballast::leaving(&disk, 0);
     let store = Store::open(&root).unwrap_or_else(|error| panic!("{}", chain(&error)));
     store.untag("large").unwrap_or_else(|error| panic!("{}", chain(&error)));
