@@ -38,10 +38,11 @@ fn deep(depth: usize) -> String {
 }
 
 type Set = fn(&mut Limits, usize);
+type Row<'a> = (&'a str, &'a dyn Fn(usize) -> Vec<u8>, usize, Set, ErrorKind, &'a str);
 
 #[test]
 fn each_limit_takes_its_figure_and_refuses_one_more() {
-    let table: [(&str, &dyn Fn(usize) -> Vec<u8>, usize, Set, ErrorKind, &str); 12] = [
+    let table: [Row<'_>; 12] = [
         ("entries", &|n| file("a").repeat(n), 7, |l, n| l.entries = n as u64, LimitExceeded, "the layer has more than 7 entries"),
         (
             "entries: a global header is one, too",
@@ -126,8 +127,7 @@ fn each_limit_takes_its_figure_and_refuses_one_more() {
 fn bytes_after_the_end_count() {
     let mut layer = archive(&[file("a")]);
     layer.resize(1 << 20, 0);
-    let mut limits = Limits::default();
-    limits.unpacked_bytes = 1 << 20;
+    let limits = Limits { unpacked_bytes: 1 << 20, ..Limits::default() };
     read_with(&layer, limits.clone()).0.unwrap();
     for byte in [0, 1] {
         let error = read_with(&[layer.as_slice(), &[byte]].concat(), limits.clone()).0.unwrap_err();
