@@ -6,14 +6,16 @@
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow};
+use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
-use crate::store::image::{Image, Platform, check_reference};
+use crate::store::image::{Image, Platform, check_reference, no_image};
 use crate::store::intake::Intake;
 use crate::store::layer::Incoming;
 use crate::store::select::{Chosen, Wanted};
@@ -125,7 +127,7 @@ impl Store {
 
     /// Removes layers and blobs that nothing else needs.
     fn take_back(&self, made: &Made) -> Result<()> {
-        let transaction = self.metadata().write()?;
+        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
         for chain_id in made.chains.iter().rev() {
             let Some(row) = transaction.layer(chain_id)? else { continue };
             if transaction.is_unreached(row.id)? {
@@ -142,8 +144,7 @@ impl Store {
         if is_clean {
             return Ok(());
         }
-        // To the end, even if the caller has had enough.
-        self.empty_trash(&Context::default()).map(drop)
+        self.empty_trash_if_free()
     }
 
     fn import_under(
@@ -169,6 +170,7 @@ impl Store {
         made: &mut Made,
         cx: &'c Context<'c>,
     ) -> Result<(Vec<String>, Image)> {
+        let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
         let files = source.open(limits, intake)?;
@@ -177,7 +179,10 @@ impl Store {
             must_match: wanted_name.is_some(),
             platform: options.platform.as_ref(),
         };
-        let chosen = choose(&files, wanted, intake)?;
+        let chosen = choose(&files, wanted, intake).map_err(|error| match place {
+            Some(place) => error.at(place),
+            None => error,
+        })?;
         let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
         let layers = self.land_all(lease, &chosen, &blobs, limits, made, cx)?;
 
@@ -194,9 +199,11 @@ impl Store {
         for reference in &references {
             transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
         }
-        transaction.commit()?;
         let reference = references.first().cloned().unwrap_or_default();
-        let image = self.image(&reference)?;
+        // As it is now: another process may take the reference away at once. Its blobs are kept by the lease.
+        let row = transaction.image(&reference)?;
+        transaction.commit()?;
+        let image = self.describe(row.ok_or_else(|| no_image(OP, &reference))?)?;
         Ok((references, image))
     }
 

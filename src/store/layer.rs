@@ -15,7 +15,7 @@ use crate::digest::{Algorithm, ChainId, DiffId, Tee};
 use crate::entry::{Chunk, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, TreeRow, Unpacked};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, TreeRow, Unpacked};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason, Report};
 use crate::snapshot::{Kind, Labels};
@@ -226,6 +226,11 @@ impl Store {
     pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
         let parent = options.parent.as_deref().map(|name| self.import_parent(name)).transpose()?;
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        let lease = self.lease()?;
+        if let Some(parent) = &parent {
+            // From here on no collection takes it.
+            self.keep_parent(lease.id(), parent)?;
+        }
         let blob = match source.0 {
             Form::Blob(blob) => blob,
             Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
@@ -234,7 +239,6 @@ impl Store {
             Some(diff_id) => diff_id.clone(),
             None => diff_id_of(&blob, Algorithm::default(), limits, cx)?,
         };
-        let lease = self.lease()?;
         let incoming = Incoming {
             blob: &blob,
             media_type: options.media_type.as_ref(),
@@ -248,7 +252,7 @@ impl Store {
         lease.release()?;
         if landed.is_err() {
             // What was being unpacked; the next collection does it where this cannot.
-            let _ = self.empty_trash(&Context::default());
+            let _ = self.empty_trash_if_free();
         }
         let Landed { chain_id, existed, .. } = landed?;
         Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
@@ -272,6 +276,15 @@ impl Store {
         }
     }
 
+    fn keep_parent(&self, lease: LeaseId, parent: &SnapshotRow) -> Result<()> {
+        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        if transaction.snapshot_by_id(parent.id)?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, OP).at(&parent.name).because("the parent was removed meanwhile"));
+        }
+        transaction.lease_snapshot(lease, parent.id)?;
+        transaction.commit()
+    }
+
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.
     pub(super) fn land(&self, lease: LeaseId, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
@@ -279,7 +292,7 @@ impl Store {
             self.prove(layer, cx)?;
             return Ok(Landed { snapshot, chain_id, existed: true });
         }
-        let _unpacking = self.locks().wait(Subject::Layer(layer.diff_id))?;
+        let _unpacking = self.locks().wait_unless(Subject::Layer(layer.diff_id), &mut || cx.check(OP))?;
         cx.check(OP)?;
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
             self.prove(layer, cx)?;

@@ -10,12 +10,14 @@ use super::tree::{Content, Inode, Kind, Tree};
 use crate::entry::{Attributes, Change, Node};
 use crate::path::EntryPath;
 
+mod diff;
 mod entries;
 mod markers;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub use diff::{Written, diff};
 use entries::Applying;
 use markers::Hidden;
 

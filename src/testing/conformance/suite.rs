@@ -11,7 +11,7 @@ use super::{Means, Outcome, cases, conformance};
 use crate::backend::Backend;
 use crate::entry::Attributes;
 use crate::error::{ErrorKind, Result};
-use crate::progress::Context;
+use crate::progress::{Context, Reason};
 use crate::snapshot::Name;
 use crate::store::{BackendChoice, DiffOptions, Store};
 use crate::testing::temporary::{TemporaryStore, temporary_directory};
@@ -77,12 +77,14 @@ fn over_shared_trees(store: &Store) -> impl Fn(&[Layer], &Path) -> Result<Shown>
 
 type Check = fn(&Store, Means) -> Checked;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 13] = [
     ("a view refuses writes", a_view_refuses_writes),
     ("what is written in one snapshot is seen in no other", writes_stay_in_their_snapshot),
     ("a commit keeps what was written, to the nanosecond", a_commit_keeps_what_was_written),
     ("a diff of each case's top layer, applied again, is the same tree", diffs_round_trip),
     ("a diff of what a container changed, applied again, is the same tree", a_containers_changes_round_trip),
+    ("a name that no layer can say is Unsupported, and nothing is written", a_markers_name_is_refused),
+    ("a socket is left out of a diff, and reported", sockets_are_reported),
     ("usage counts an inode once", usage_counts_an_inode_once),
     ("what is removed is gone, and removing it again is success", removing_is_final),
     ("freezing a tree twice says the same", freezing_is_idempotent),
@@ -215,6 +217,42 @@ fn a_containers_changes_round_trip(store: &Store, _: Means) -> Checked {
     let again = import_onto(store, name.as_ref(), active.as_slice())?;
     let _shown = show(store, Some(&again), directory.path(), Access::ReadOnly)?;
     expect_same(&written, &Tree::read(directory.path())?)
+}
+
+fn a_markers_name_is_refused(store: &Store, _: Means) -> Checked {
+    let directory = temporary_directory()?;
+    let name = import_layers(store, &[sample()])?;
+    let shown = show(store, name.as_ref(), directory.path(), Access::ReadWrite)?;
+    fs::write(directory.path().join("bin/.wh.tool"), "")?;
+    let mut layer = Vec::new();
+    match store.diff(shown.key().as_str(), &mut layer, &DiffOptions::default(), &Context::default()) {
+        Err(error) if error.kind() == ErrorKind::Unsupported && layer.is_empty() => {
+            let path = error.path().map(Path::to_owned);
+            if path.as_deref() == Some(Path::new("bin/.wh.tool")) {
+                Ok(())
+            } else {
+                Err(format!("the error names {path:?}").into())
+            }
+        }
+        other => Err(format!("{other:?}, and {} bytes were written", layer.len()).into()),
+    }
+}
+
+fn sockets_are_reported(store: &Store, _: Means) -> Checked {
+    let directory = temporary_directory()?;
+    let shown = show(store, None, directory.path(), Access::ReadWrite)?;
+    fs::create_dir(directory.path().join("run"))?;
+    drop(std::os::unix::net::UnixListener::bind(directory.path().join("run/socket"))?);
+    let mut layer = Vec::new();
+    let outcome = store.diff(shown.key().as_str(), &mut layer, &DiffOptions::default(), &Context::default())?;
+    let told: Vec<_> = outcome.report.skipped.iter().map(|skipped| (skipped.path.as_str(), &skipped.reason)).collect();
+    if told != [("run/socket", &Reason::Socket)] {
+        return Err(format!("reported: {told:?}").into());
+    }
+    let again = import_onto(store, None, layer.as_slice())?;
+    let _shown = show(store, Some(&again), directory.path(), Access::ReadOnly)?;
+    let names: Vec<String> = Tree::read(directory.path())?.paths().map(ToString::to_string).collect();
+    if names == [".", "run"] { Ok(()) } else { Err(format!("the diff makes {names:?}").into()) }
 }
 
 fn usage_counts_an_inode_once(store: &Store, _: Means) -> Checked {

@@ -47,10 +47,11 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
         3 => (path(), path()).prop_map(|(from, to)| Change::Link(from, to)),
         2 => (path(), target()).prop_map(|(path, target)| Change::Symlink(path, target)),
         1 => path().prop_map(Change::Fifo),
-        2 => (path(), prop::sample::select(vec![0o600, 0o4711, 0o755])).prop_map(|(path, mode)| Change::Chmod(path, mode)),
+        // The root too.
+        2 => (prop_oneof![4 => path(), 1 => Just(String::new())], prop::sample::select(vec![0o600, 0o4711, 0o755])).prop_map(|(path, mode)| Change::Chmod(path, mode)),
         2 => path().prop_map(Change::ChmodBack),
         2 => (path(), 0_u32..3).prop_map(|(path, nanoseconds)| Change::Time(path, nanoseconds)),
-        1 => path().prop_map(Change::Xattr),
+        1 => prop_oneof![3 => path(), 1 => Just(String::new())].prop_map(Change::Xattr),
     ];
     vec(change, 0..10)
 }
@@ -114,6 +115,9 @@ impl Change {
 /// A path whose parents are directories of the tree.
 fn inside(root: &Path, path: &str) -> io::Result<PathBuf> {
     let mut here = root.to_owned();
+    if path.is_empty() {
+        return Ok(here);
+    }
     let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
     for component in parents.split('/').filter(|component| !component.is_empty()) {
         here.push(component);
