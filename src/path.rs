@@ -11,6 +11,9 @@ use std::path::Path;
 /// The longest component that reaches a file system (`NAME_MAX`).
 pub const COMPONENT_MAX: usize = 255;
 
+/// The longest path of a layer that can be kept (`PATH_MAX`): no system call takes a longer one.
+pub const PATH_BYTES_MAX: usize = 4096;
+
 /// Why bytes are no [`EntryPath`] (SEMANTICS §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

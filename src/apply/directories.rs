@@ -12,7 +12,7 @@ use super::placed::{OPAQUE, OWN};
 use super::{Form, metadata};
 use crate::entry::{Attributes, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::path::EntryPath;
+use crate::path::{EntryPath, PATH_BYTES_MAX};
 use crate::sys::{Dir, inode, xattr};
 use crate::tree::{Answer, Detail};
 
@@ -181,6 +181,10 @@ impl Applier<'_> {
         self.leave_to(self.cursor + 1)?;
         let parent = self.here()?;
         let path = join(&parent.path, name)?;
+        if path.as_bytes().len() > PATH_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidLayer, "apply layer")
+                .because(format!("through symlinks, it lands at a path of more than {PATH_BYTES_MAX} bytes")));
+        }
         let shows = match state {
             State::New { .. } => false,
             State::Lower => true,

@@ -212,3 +212,27 @@ fn a_failed_stream_stays_failed() {
     assert!(decoder.read_to_end(&mut Vec::new()).is_err());
     assert!(decoder.read(&mut [0; 10]).is_err());
 }
+
+#[test]
+fn expansion_is_refused_one_byte_above_the_ratio() {
+    let read = |compression, blob: &[u8], ratio, size| {
+        let mut decoder = Decoder::new(blob).unwrap().expansion_ratio(Some(ratio), size);
+        assert_eq!(decoder.compression(), compression);
+        let first = decoder.read_to_end(&mut Vec::new()).map_err(|error| Error::io("read", error));
+        let again = decoder.read(&mut [0]).map_err(|error| Error::io("read", error));
+        assert_eq!(first.as_ref().err().map(Error::kind), again.err().map(|error| error.kind()), "it stays so");
+        first.map_err(|error| (error.kind(), error.to_string()))
+    };
+    for compression in [Compression::Gzip, Compression::Zstd] {
+        // The size is told, so that any will do: 100 times 40 bytes.
+        let blob = |count: usize| encode(compression, &vec![0; count]);
+        assert_eq!(read(compression, &blob(4000), 100, Some(40)), Ok(4000));
+        let (kind, message) = read(compression, &blob(4001), 100, Some(40)).unwrap_err();
+        assert_eq!(kind, ErrorKind::LimitExceeded);
+        assert!(message.contains("more than 100 times as many bytes uncompressed as compressed"), "{message}");
+        // Not told: the first MiB counts as read.
+        assert_eq!(read(compression, &blob(3 << 20), 3, None), Ok(3 << 20));
+        assert_eq!(read(compression, &blob((3 << 20) + 1), 3, None).unwrap_err().0, ErrorKind::LimitExceeded);
+    }
+    assert_eq!(read(Compression::None, b"plain", 0, Some(1)), Ok(5));
+}

@@ -1,5 +1,7 @@
 //! What a layer may ask for, in figures that no honest image meets (SEMANTICS §8).
 
+use crate::path::PATH_BYTES_MAX;
+
 /// Bounds on one layer. Each is checked while the stream is read; nothing is allocated because a header declares it.
 ///
 /// What is more than `entries`, `unpacked_bytes`, `header_bytes`, `xattr_bytes`, `sparse_segments`, `file_bytes` or `expansion_ratio`
@@ -16,7 +18,7 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of the uncompressed stream, what follows the archive's end included. 1 TiB by default.
     pub unpacked_bytes: u64,
-    /// Bytes of a path or symlink target. 4,096 by default.
+    /// Bytes of a path, of a hardlink's or symlink's target. 4,096 by default, and at most: no system call takes a longer path.
     pub path_bytes: usize,
     /// Components of a path. 1,024 by default.
     pub path_depth: usize,
@@ -38,7 +40,7 @@ impl Default for Limits {
         Self {
             entries: 5_000_000,
             unpacked_bytes: 1 << 40,
-            path_bytes: 4096,
+            path_bytes: PATH_BYTES_MAX,
             path_depth: 1024,
             header_bytes: 1 << 20,
             xattr_bytes: 1 << 20,
@@ -48,3 +50,6 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use super::header::{Dialect, Header};
 use super::sparse::PaxSparse;
 use super::{Limits, pax};
 use crate::entry::{Attributes, Change, Entry, Node, Timestamp};
-use crate::path::{COMPONENT_MAX, EntryPath};
+use crate::path::{COMPONENT_MAX, EntryPath, PATH_BYTES_MAX};
 use crate::whiteout::{self, Meaning};
 
 type Result<T, E = Fault> = std::result::Result<T, E>;
@@ -236,8 +236,9 @@ fn check(path: &EntryPath, limits: &Limits) -> Result<()> {
     if path.components().any(|component| component.len() > COMPONENT_MAX) {
         return Err(Fault::new(format!("a name of more than {COMPONENT_MAX} bytes")));
     }
-    if path.as_bytes().len() > limits.path_bytes {
-        return Err(Fault::new(format!("a path of more than {} bytes", limits.path_bytes)));
+    let most = limits.path_bytes.min(PATH_BYTES_MAX);
+    if path.as_bytes().len() > most {
+        return Err(Fault::new(format!("a path of more than {most} bytes")));
     }
     if path.depth() > limits.path_depth {
         return Err(Fault::new(format!("a path of more than {} components", limits.path_depth)));

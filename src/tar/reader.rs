@@ -13,7 +13,7 @@ use super::sparse::{self, MapReader, PaxSparse, Segment};
 use super::{BLOCK, BLOCK_U64, Limits, header, padding, pax};
 use crate::entry::{Change, Chunk, Entry, Node, Position};
 use crate::error::{Error, ErrorKind, Result};
-use crate::path::EntryPath;
+use crate::path::{EntryPath, PATH_BYTES_MAX};
 use crate::progress::{Context, Reason};
 
 /// Reads a layer's uncompressed tar from any [`Read`].
@@ -377,7 +377,10 @@ impl<'a, R: Read> Reader<'a, R> {
     fn fault(&self, fault: Fault) -> Error {
         let error = Error::new(fault.kind, OP).because(format!("{}: {}", self.position, fault.rule));
         match &self.name {
-            Some(name) => error.at(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name)),
+            // A name of a megabyte is for no terminal.
+            Some(name) => {
+                error.at(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.get(..PATH_BYTES_MAX).unwrap_or(name)))
+            }
             None => error,
         }
     }

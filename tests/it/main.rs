@@ -8,6 +8,8 @@
 
 mod arch;
 #[cfg(all(feature = "cli", feature = "testing"))]
+mod bombs;
+#[cfg(all(feature = "cli", feature = "testing"))]
 mod cli;
 #[cfg(feature = "testing")]
 mod conformance;

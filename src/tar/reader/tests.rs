@@ -405,43 +405,6 @@ fn errors_say_which_member_where_and_what() {
 }
 
 #[test]
-fn each_limit_has_its_message() {
-    let limited = |members: &[Vec<u8>], limit: fn(&mut Limits)| {
-        let mut limits = Limits::default();
-        limit(&mut limits);
-        let (ok, _) = read_with(&archive(members), Limits::default());
-        ok.unwrap();
-        let (result, _) = read_with(&archive(members), limits);
-        let error = result.unwrap_err();
-        (error.kind(), error.to_string())
-    };
-    for (members, limit, kind, word) in [
-        (vec![file("a"), file("b")], (|limits| limits.entries = 1) as fn(&mut Limits), ErrorKind::LimitExceeded, "entries"),
-        (vec![file("a")], |limits| limits.unpacked_bytes = 1535, ErrorKind::LimitExceeded, "uncompressed"),
-        (vec![file("abc")], |limits| limits.path_bytes = 2, ErrorKind::InvalidLayer, "path of more than 2 bytes"),
-        (vec![file("a/b/c")], |limits| limits.path_depth = 2, ErrorKind::InvalidLayer, "2 components"),
-        (vec![pax(b'x', &[("path", b"a")]), file("a")], |limits| limits.header_bytes = 8, ErrorKind::LimitExceeded, "8 bytes"),
-        (
-            vec![Block::gnu("L", b'L').body(b"abc"), file("a")],
-            |limits| limits.header_bytes = 2,
-            ErrorKind::LimitExceeded,
-            "2 bytes",
-        ),
-        (
-            vec![pax(b'x', &[("SCHILY.xattr.user.a", b"12"), ("SCHILY.xattr.user.b", b"1")]), file("a")],
-            |limits| limits.xattr_bytes = 14,
-            ErrorKind::LimitExceeded,
-            "extended attributes",
-        ),
-        (vec![Block::ustar("a", b'0').body(b"12345")], |limits| limits.file_bytes = Some(4), ErrorKind::LimitExceeded, "4 bytes"),
-    ] {
-        let (found, message) = limited(&members, limit);
-        assert_eq!(found, kind, "{message}");
-        assert!(message.contains(word), "{message}");
-    }
-}
-
-#[test]
 fn a_declared_size_allocates_nothing() {
     // 8 EiB of file, and a PAX header of nearly the limit: the stream ends, that is all.
     for block in
