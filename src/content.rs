@@ -40,6 +40,12 @@ const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 /// How an ingest's name begins whose digest is not known before its end.
 const UNNAMED: &[u8] = b"new-";
 
+/// The mode of an ingest, and of the blob that it becomes.
+const MODE: u32 = 0o600;
+
+/// The mode of an ingest that is to be deleted when it is dropped: when its process is killed, too.
+const DISCARDED: u32 = 0o700;
+
 /// How many dropped ingests keep the state of their hash, and with it a descriptor.
 const SUSPENDED_MAX: usize = 16;
 
@@ -178,10 +184,10 @@ impl Content {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn start(&self, expected: &Expected) -> Result<Started> {
-        self.start_from(expected, Begin::WhereItStopped)
+        self.start_from(expected, Begin::WhereItStopped, &mut |file| Flock::wait(file, Sharing::Exclusive))
     }
 
-    fn start_from(&self, expected: &Expected, begin: Begin) -> Result<Started> {
+    fn start_from(&self, expected: &Expected, begin: Begin, wait: &mut dyn FnMut(OwnedFd) -> Result<Flock>) -> Result<Started> {
         let Some(digest) = &expected.digest else {
             return self.start_unnamed(expected).map(Started::Ingest);
         };
@@ -202,7 +208,7 @@ impl Content {
                 },
                 Err(error) => return Err(error),
             };
-            let lock = Flock::wait(OwnedFd::from(file), Sharing::Exclusive)?;
+            let lock = wait(OwnedFd::from(file))?;
             // Whoever had the lock before has published the file under another name, or deleted it.
             if !self.is_named(&name, &lock)? {
                 continue;
@@ -237,8 +243,9 @@ impl Content {
     }
 
     /// Begins with the first byte, whatever an interrupted ingest left, and leaves nothing when it is dropped unfinished.
-    pub(crate) fn start_afresh(&self, expected: &Expected) -> Result<Started> {
-        Ok(match self.start_from(expected, Begin::Afresh)? {
+    pub(crate) fn start_afresh(&self, expected: &Expected, cx: &Context<'_>) -> Result<Started> {
+        let mut wait = |file| Flock::wait_unless(file, &mut || cx.check("ingest"));
+        Ok(match self.start_from(expected, Begin::Afresh, &mut wait)? {
             Started::Ingest(ingest) => Started::Ingest(ingest.discard_on_drop()),
             present => present,
         })
@@ -246,8 +253,8 @@ impl Content {
 
     /// Makes an ingest's file. Its mode stays: whoever comes while it is being published must be able to open it and wait.
     fn create_ingest(&self, name: &[u8]) -> Result<File> {
-        let file = self.0.ingests.create_file(name, 0o600)?;
-        inode::set_mode(&file, 0o600)?;
+        let file = self.0.ingests.create_file(name, MODE)?;
+        inode::set_mode(&file, MODE)?;
         Ok(file)
     }
 
@@ -280,8 +287,8 @@ impl Content {
         Ok(blobs)
     }
 
-    /// Deletes the ingests that nobody will go on with: those of unknown digest that no process holds, and those that were not
-    /// written for `idle`. Never waits. Returns how many it deleted.
+    /// Deletes the ingests that nobody will go on with: of those that no process holds the ones of unknown digest, the ones that were
+    /// to be discarded, and the ones that were not written for `idle`. Never waits. Returns how many it deleted.
     pub(crate) fn clean_ingests(&self, idle: Duration) -> Result<u64> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let now = i64::try_from(now).unwrap_or(i64::MAX);
@@ -295,8 +302,8 @@ impl Content {
                 Err(_) => continue,
             };
             let Ok(lock) = Flock::attempt(OwnedFd::from(file), Sharing::Exclusive)? else { continue };
-            let written = inode::stat(&lock)?.mtime.seconds;
-            let is_dead = name.starts_with(UNNAMED) || now.saturating_sub(written) >= idle;
+            let stat = inode::stat(&lock)?;
+            let is_dead = name.starts_with(UNNAMED) || stat.mode == DISCARDED || now.saturating_sub(stat.mtime.seconds) >= idle;
             if is_dead && self.is_named(&name, &lock)? {
                 gone(self.0.ingests.unlink(&name))?;
                 drop(self.take_suspended(&name));

@@ -230,10 +230,25 @@ impl fmt::Display for Inner {
             // Debug form without the quotes: control bytes of a hostile name never reach a terminal.
             write!(f, " {}", path.as_os_str().as_encoded_bytes().escape_ascii())?;
         }
-        match &self.reason {
-            Some(reason) => write!(f, ": {reason}"),
-            None => write!(f, ": {}", self.kind),
+        match (&self.reason, self.kind, self.errno_text()) {
+            (Some(reason), _, _) => write!(f, ": {reason}"),
+            // The kind is only that it is of no kind: "input/output error" would be wrong of a file where a directory is wanted.
+            (None, ErrorKind::Io, Some(text)) => write!(f, ": {text}"),
+            (None, kind, _) => write!(f, ": {kind}"),
         }
+    }
+}
+
+impl Inner {
+    /// What the system calls the errno that is the cause, in lower case: `not a directory`.
+    fn errno_text(&self) -> Option<String> {
+        let cause = self.source.as_ref()?.downcast_ref::<io::Error>()?;
+        cause.raw_os_error()?;
+        let text = cause.to_string();
+        let text = text.split(" (os error").next()?;
+        let mut characters = text.chars();
+        let first = characters.next()?;
+        Some(first.to_lowercase().chain(characters).collect())
     }
 }
 
@@ -268,6 +283,12 @@ mod tests {
         assert_eq!(error.to_string(), "openat2 a\\nb: not found");
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn an_errno_without_a_kind_of_its_own_is_called_by_its_name() {
+        let error = Error::io("open", io::Error::from_raw_os_error(libc::ENOTDIR)).at("x");
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Io, "open x: not a directory"));
     }
 
     #[test]

@@ -77,6 +77,20 @@ impl Locks {
         }
     }
 
+    /// The same, until `check` fails: for what may take as long as a layer or a collection.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait); those of `check`.
+    pub(crate) fn wait_unless(&self, subject: Subject<'_>, check: &mut dyn FnMut() -> Result<()>) -> Result<Held> {
+        let name = subject.file_name();
+        loop {
+            let flock = Flock::wait_unless(self.open(&name)?.into(), check)?;
+            if let Some(held) = self.still_named(flock, &name)? {
+                return Ok(held);
+            }
+        }
+    }
+
     /// Holds the lock if nobody else does.
     ///
     /// # Errors

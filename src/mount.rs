@@ -223,14 +223,17 @@ impl Mount {
     }
 
     /// Makes sure that nobody else has the writable directory, and that nobody gets it until the claim is dropped.
-    fn claim(&self) -> Result<Option<Flock>> {
+    pub(crate) fn claim(&self) -> Result<Option<Flock>> {
         let writable = match &self.what {
             What::Overlay { upper: Some(upper), .. } => &upper.upper,
             What::Bind { source, access: Access::ReadWrite } => source,
             _ => return Ok(None),
         };
         let place = self.base.path().join(writable);
-        let in_use = |reason: &str| Error::new(ErrorKind::InUse, "mount").at(&place).because(reason);
+        let in_use = |reason: &str| {
+            let error = Error::new(ErrorKind::InUse, "mount").at(&place).because(reason);
+            error.with_hint("a writable snapshot is mounted once at a time; unmount it, or prepare another one on the same parent")
+        };
         let lock = OwnedFd::from(self.base.dir(&writable.parent().unwrap_or_default())?);
         match &self.what {
             What::Overlay { style, lowers, upper: Some(upper) } => {

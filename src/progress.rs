@@ -104,6 +104,19 @@ pub struct Skipped {
     pub reason: Reason,
 }
 
+impl Skipped {
+    /// How many bytes of text it has that an input may choose.
+    fn text(&self) -> usize {
+        let reason = match &self.reason {
+            Reason::MediaType { declared, found } => declared.len().saturating_add(found.len()),
+            Reason::XattrForbidden { name } => name.len(),
+            Reason::XattrRefused { name, error } => name.len().saturating_add(error.len()),
+            _ => 0,
+        };
+        self.path.len().saturating_add(reason)
+    }
+}
+
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.reason)
@@ -114,15 +127,20 @@ impl fmt::Display for Skipped {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The first [`Report::KEPT`] cases, in the order in which they were met.
+    /// The first cases, in the order in which they were met: at most [`Report::KEPT`], and at most [`Report::KEPT_BYTES`] of text.
     pub skipped: Vec<Skipped>,
     /// How many cases there were in all. A hostile layer can cause millions; only their number is kept.
     pub total: u64,
+    /// Bytes of text in `skipped`.
+    #[serde(skip)]
+    bytes: usize,
 }
 
 impl Report {
     /// How many cases are kept in full.
     pub const KEPT: usize = 10_000;
+    /// How many bytes their texts may have together: paths and names are a hostile layer's to choose.
+    pub const KEPT_BYTES: usize = 8 << 20;
 
     /// Whether nothing was skipped or clamped.
     pub fn is_empty(&self) -> bool {
@@ -132,15 +150,25 @@ impl Report {
     /// Appends what another operation skipped.
     pub fn merge(&mut self, other: Self) {
         self.total = self.total.saturating_add(other.total);
-        let room = Self::KEPT.saturating_sub(self.skipped.len());
-        self.skipped.extend(other.skipped.into_iter().take(room));
+        other.skipped.into_iter().for_each(|skipped| self.keep(skipped));
     }
 
     fn push(&mut self, skipped: Skipped) {
         self.total = self.total.saturating_add(1);
-        if self.skipped.len() < Self::KEPT {
+        self.keep(skipped);
+    }
+
+    fn keep(&mut self, skipped: Skipped) {
+        let bytes = self.bytes.saturating_add(skipped.text());
+        if self.skipped.len() < Self::KEPT && bytes <= Self::KEPT_BYTES {
+            self.bytes = bytes;
             self.skipped.push(skipped);
         }
+    }
+
+    fn truncate(&mut self, kept: usize) {
+        self.skipped.truncate(kept);
+        self.bytes = self.skipped.iter().map(Skipped::text).fold(0, usize::saturating_add);
     }
 }
 
@@ -217,7 +245,7 @@ impl<'a> Context<'a> {
     /// Forgets what was reported since [`mark`](Self::mark) gave that place.
     pub fn rewind(&self, mark: ReportMark) {
         let mut report = self.lock();
-        report.skipped.truncate(mark.kept);
+        report.truncate(mark.kept);
         report.total = report.total.min(mark.total);
     }
 
@@ -234,5 +262,47 @@ impl<'a> Context<'a> {
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("strict", &self.strict).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forbidden(bytes: usize) -> Reason {
+        Reason::XattrForbidden { name: "x".repeat(bytes) }
+    }
+
+    #[test]
+    fn a_report_is_bounded_in_number_and_in_bytes() {
+        let cx = Context::default();
+        let most = Report::KEPT_BYTES;
+        for bytes in [most - 1, 2, 1, 1] {
+            cx.skip(&EntryPath::ROOT, forbidden(bytes - 1)).unwrap();
+        }
+        let report = cx.take_report();
+        // The path of each is ".".
+        assert_eq!((report.skipped.len(), report.total), (2, 4));
+        assert_eq!(report.skipped.iter().map(Skipped::text).sum::<usize>(), most);
+
+        for _ in 0..=Report::KEPT {
+            cx.skip(&EntryPath::ROOT, Reason::TimeClamped).unwrap();
+        }
+        let many = cx.take_report();
+        assert_eq!((many.skipped.len(), many.total), (Report::KEPT, Report::KEPT as u64 + 1));
+        let mut both = report;
+        both.merge(many);
+        assert_eq!((both.skipped.len(), both.total), (2, Report::KEPT as u64 + 5));
+    }
+
+    #[test]
+    fn what_is_taken_back_makes_room_again() {
+        let cx = Context::default();
+        let mark = cx.mark();
+        cx.skip(&EntryPath::ROOT, forbidden(Report::KEPT_BYTES - 1)).unwrap();
+        cx.rewind(mark);
+        cx.skip(&EntryPath::ROOT, forbidden(Report::KEPT_BYTES - 1)).unwrap();
+        let report = cx.take_report();
+        assert_eq!((report.skipped.len(), report.total), (1, 1));
     }
 }

@@ -26,12 +26,12 @@ macro_rules! name_type {
             /// A string that a caller chose.
             ///
             /// # Errors
-            /// `InvalidArgument` when it is empty, longer than [`NAME_MAX`], has a NUL byte, or is a digest
+            /// `InvalidArgument` when it is empty, longer than [`NAME_MAX`], has a NUL byte, or is a digest or the beginning of one
             /// (`<algorithm>:<hex>`): such a name is given by import alone, with its proof.
             pub fn new(text: impl Into<String>) -> Result<Self> {
                 let text = text.into();
                 check(&text, $what)?;
-                if text.parse::<Digest>().is_ok() {
+                if is_like_digest(&text) {
                     return Err(Error::new(ErrorKind::InvalidArgument, concat!("name ", $what))
                         .at(&text)
                         .because("names of the form ALGORITHM:HEX are given by import alone"));
@@ -68,6 +68,12 @@ impl From<&ChainId> for Name {
     fn from(chain_id: &ChainId) -> Self {
         Self(chain_id.to_string())
     }
+}
+
+/// A digest, or what could be taken for the beginning of one.
+fn is_like_digest(text: &str) -> bool {
+    let hex = ["sha256:", "sha512:"].iter().find_map(|algorithm| text.strip_prefix(algorithm));
+    text.parse::<Digest>().is_ok() || hex.is_some_and(|hex| !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn check(text: &str, what: &'static str) -> Result<()> {

@@ -39,7 +39,7 @@ impl Owners {
                 .because(format!("it belongs to {uid}:{gid}, and this process can only own files as {}", self.describe()))
                 .with_hint(
                     "give the user sub-ids (/etc/subuid, /etc/subgid, and the programs newuidmap and newgidmap), run as root, or \
-                     choose to squash owners into one",
+                     choose to squash owners into one (`--ids squash`)",
                 )),
             Ids::Squash => {
                 if !self.maps.uids.contains(uid) {

@@ -117,8 +117,8 @@ impl Backend for Copy {
             return self.make(tree, || make().map(drop));
         }
         // Three directories need no sync of the whole file system.
-        let (own, fs) = make()?;
-        [fs, own, self.trees()?].iter().try_for_each(Dir::sync)
+        let made = make().and_then(|(own, fs)| [fs, own, self.trees()?].iter().try_for_each(Dir::sync));
+        made.inspect_err(|_| drop(self.remove(tree)))
     }
 
     fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
@@ -126,9 +126,8 @@ impl Backend for Copy {
         if seen::read(self.fs(parent)?, seen::Form::Plain)?.attributes != *root {
             return self.create(tree, chain, root);
         }
-        let own = self.fresh(tree)?;
-        own.sync()?;
-        self.trees()?.sync()
+        let made = self.fresh(tree).and_then(|own| [own, self.trees()?].iter().try_for_each(Dir::sync));
+        made.inspect_err(|_| drop(self.remove(tree)))
     }
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
@@ -185,11 +184,16 @@ impl Backend for Copy {
 
     fn commit(&self, tree: TreeId) -> Result<Frozen> {
         let point = SyncPoint::before_writes(self.trees()?)?;
-        if self.is_mounted(tree)? {
-            return Err(Error::new(ErrorKind::InUse, "commit tree")
-                .at(self.base.path().join(tree.to_string()))
-                .because("it is mounted, and could still be written to"));
-        }
+        // Held to the end: nobody mounts it while it is frozen.
+        let _claim =
+            Mount::bind(self.base.clone(), Self::place(tree, FS)?, Access::ReadWrite).claim().map_err(|error| {
+                match error.kind() {
+                    ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit tree")
+                        .at(self.base.path().join(tree.to_string()))
+                        .because("it is mounted, and could still be written to"),
+                    _ => error,
+                }
+            })?;
         point.sync()?;
         let fs = self.fs(tree)?;
         Ok(Frozen::new(self.usage(tree)?, seen::read(fs, seen::Form::Plain)?.attributes))

@@ -98,6 +98,22 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `InUse` where it is mounted and that shows; `Io`.
     fn commit(&self, tree: TreeId) -> Result<Frozen>;
 
+    /// Whether a writable tree shows that [`commit`](Self::commit) froze it: it cannot be mounted any more. `false` where nothing shows.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn is_frozen(&self, _tree: TreeId) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Makes a tree writable again that was frozen by a commit that came to nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `NoSpace`, `Io`.
+    fn thaw(&self, _tree: TreeId) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether a writable tree is mounted somewhere, as far as the system tells; `false` where it does not.
     ///
     /// # Errors

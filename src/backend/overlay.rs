@@ -23,6 +23,7 @@ use crate::progress::Context;
 use crate::snapshot::Usage;
 use crate::sys::capabilities::{Scratch, try_overlay};
 use crate::sys::durable::SyncPoint;
+use crate::sys::flock::Flock;
 use crate::sys::mount::Api;
 use crate::sys::usage::taken;
 use crate::sys::{Dir, Root};
@@ -154,11 +155,20 @@ impl Overlay {
     }
 
     fn is_writable_mounted(&self, tree: TreeId, dir: &Dir) -> Result<bool> {
+        match self.claim_writable(tree, dir) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that a writable tree is mounted nowhere, and stays so until the claim is dropped.
+    fn claim_writable(&self, tree: TreeId, dir: &Dir) -> Result<Option<Flock>> {
         if dir.try_child(WORK.as_bytes())?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         self.ensure_empty_tree()?;
-        self.overlay(&[TreeId::EMPTY], Some(tree))?.in_use()
+        self.overlay(&[TreeId::EMPTY], Some(tree))?.claim()
     }
 
     fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
@@ -248,12 +258,14 @@ impl Backend for Overlay {
     fn commit(&self, tree: TreeId) -> Result<Frozen> {
         let point = SyncPoint::before_writes(&self.trees)?;
         let dir = self.tree(tree)?;
-        if self.is_writable_mounted(tree, &dir)? {
-            return Err(Error::new(ErrorKind::InUse, "commit")
+        // Held to the end: nobody mounts it while it is frozen, and nobody can afterwards.
+        let _claim = self.claim_writable(tree, &dir).map_err(|error| match error.kind() {
+            ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
                 .at(self.base.path().join(tree.to_string()))
                 .because("it is mounted")
-                .with_hint("unmount it first"));
-        }
+                .with_hint("unmount it first"),
+            _ => error,
+        })?;
         let fs = dir.child(FS.as_bytes())?;
         point.sync()?;
         let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);
@@ -261,6 +273,19 @@ impl Backend for Overlay {
         dir.remove_tree(WORK.as_bytes())?;
         dir.sync()?;
         Ok(frozen)
+    }
+
+    fn is_frozen(&self, tree: TreeId) -> Result<bool> {
+        Ok(self.tree(tree)?.try_child(WORK.as_bytes())?.is_none())
+    }
+
+    fn thaw(&self, tree: TreeId) -> Result<()> {
+        let dir = self.tree(tree)?;
+        match dir.mkdir(WORK.as_bytes(), 0o700) {
+            Ok(()) => dir.sync(),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn is_mounted(&self, tree: TreeId) -> Result<bool> {

@@ -5,6 +5,11 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::limits::{self, Limit};
+
+/// Where the help of each command lists the options that all have.
+const GLOBAL: &str = "Options of every command";
+
 /// Image-layer storage: OCI layers in, mounted root file systems out, changes back as layers.
 #[derive(Debug, Parser)]
 #[command(name = "plywood", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
@@ -25,19 +30,19 @@ pub(super) struct Cli {
 #[derive(Args, Clone, Debug)]
 pub(super) struct Global {
     /// The store's directory [default: /var/lib/plywood for root, $XDG_DATA_HOME/plywood for others]
-    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) root: Option<PathBuf>,
     /// How trees are kept and stacked; fixed when the store is made
-    #[arg(long, global = true, value_name = "BACKEND", default_value = "auto")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "BACKEND", default_value = "auto")]
     pub(super) backend: BackendName,
     /// One JSON document on standard output; an error as one JSON object on standard error
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,
     /// No progress, no remarks
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(super) quiet: bool,
     /// Say what is done; twice: say all
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = ArgAction::Count)]
     pub(super) verbose: u8,
 }
 
@@ -56,7 +61,7 @@ pub(super) enum Command {
     /// Import an image: an OCI layout (directory or tar) or a `docker save` archive; prints its chain id
     Import(Import),
     /// Single layers
-    #[command(subcommand_required = true)]
+    #[command(subcommand_required = true, after_help = "Example:\n  plywood layer import base.tar.gz")]
     Layer {
         #[command(subcommand)]
         command: LayerCommand,
@@ -65,12 +70,12 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  plywood images --json")]
     Images,
     /// One image
-    #[command(subcommand_required = true)]
+    #[command(subcommand_required = true, after_help = "Example:\n  plywood image inspect alpine")]
     Image {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    /// Remove references (as `image rm`)
+    /// Remove references (as `image rm`); `gc` deletes what nothing reaches then
     #[command(after_help = "Example:\n  plywood rmi alpine")]
     Rmi {
         /// References of images
@@ -155,6 +160,9 @@ pub(super) enum Command {
     /// Write an image, or a snapshot as an image, to an OCI image layout
     Export(Export),
     /// Delete what nothing reaches
+    ///
+    /// Kept is what images, keys (of `prepare` and `view`), names (of `commit`) and running operations stand on. The chain id of a
+    /// layer is no such name: what `layer import` brought goes if nothing was prepared on it and no image has it.
     #[command(after_help = "Example:\n  plywood gc")]
     Gc,
     /// Run a command (default: your shell) in the user and mount namespace where an ordinary user can mount
@@ -178,6 +186,8 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum LayerCommand {
     /// Import one layer onto a committed parent, or onto nothing; prints its name, the chain id
+    ///
+    /// The chain id keeps it from no `gc`: a key that is prepared on it, or a name that is committed, does.
     Import(LayerImport),
 }
 
@@ -221,13 +231,17 @@ pub(super) struct Import {
     /// Which of several platforms: os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM")]
     pub(super) platform: Option<String>,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine")]
+#[command(
+    after_help = "Example:\n  plywood layer import changes.tar.gz --parent alpine --limit unpacked-bytes=10G --limit entries=100000"
+)]
 pub(super) struct LayerImport {
     /// The layer: a tar, plain or compressed with gzip or zstd; `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
@@ -241,6 +255,8 @@ pub(super) struct LayerImport {
     /// Fail where something would be left out
     #[arg(long)]
     pub(super) strict: bool,
+    #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
+    pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
@@ -270,7 +286,7 @@ pub(super) struct Prepare {
 pub(super) struct Diff {
     /// Key or name
     pub(super) key: String,
-    /// The file to write [default: standard output]
+    /// The file to write [default: standard output, which `-` means too]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: Option<PathBuf>,
     /// How to compress it
@@ -316,11 +332,8 @@ mod tests {
     fn every_command_has_an_example() {
         fn look(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            if command.has_subcommands() {
-                command.get_subcommands().for_each(look);
-            } else {
-                assert!(help.contains(command.get_name()) && help.contains("Example"), "{}: {help}", command.get_name());
-            }
+            command.get_subcommands().for_each(look);
+            assert!(help.contains(command.get_name()) && help.contains("Example"), "{}: {help}", command.get_name());
         }
         look(&Cli::command());
     }

@@ -47,7 +47,7 @@ pub(super) fn diff(session: &Session<'_>, arguments: Diff) -> Result<(), Failure
     };
     let mut options = DiffOptions::default().compression(compression);
     options.clamp_mtime = source_date_epoch()?;
-    let Some(path) = arguments.output else {
+    let Some(path) = arguments.output.filter(|path| path != Path::new("-")) else {
         return to_standard_output(session, name.as_str(), &options);
     };
     let file = Replacement::create(&path)?;

@@ -49,6 +49,8 @@ struct Findings {
     root: PathBuf,
     /// Whether there is one.
     exists: bool,
+    /// The backend of the store that is there, or why it cannot be opened.
+    store: Option<String>,
     /// The backend that a new store would get.
     backend: Option<String>,
     /// Why.
@@ -64,25 +66,41 @@ pub(super) fn doctor(global: &Global, output: &Output) -> Result<(), Failure> {
         checks.extend(user_namespace());
     }
     let folder = nearest(&root);
-    let trial = Trial::new(&folder)?;
-    let (backend, reason) = match trial.auto() {
-        Ok((name, reason)) => (Some(name), reason),
-        Err(error) => (None, error.to_string()),
+    let (backend, reason) = match Trial::new(&folder) {
+        Ok(trial) => {
+            checks.push(trial.overlay());
+            checks.push(trial.mount_interface());
+            checks.push(trial.xattrs());
+            checks.push(trial.reflinks());
+            checks.push(trial.devices());
+            checks.push(trial.openat2());
+            match trial.auto() {
+                Ok((name, reason)) => (Some(name), reason),
+                Err(error) => (None, error.to_string()),
+            }
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let found = format!("{}: {cause}", folder.display());
+            let cost = "no store can be made here, and nothing was tried";
+            let remedy = "name a directory that you may write, as every command takes it: plywood doctor --root DIR";
+            checks.insert(0, Check::fails("directory for a store", found.clone(), cost, remedy));
+            (None, found)
+        }
     };
-    checks.push(trial.overlay());
-    checks.push(trial.mount_interface());
-    checks.push(trial.xattrs());
-    checks.push(trial.reflinks());
-    checks.push(trial.devices());
-    checks.push(trial.openat2());
-    drop(trial);
-    let findings = Findings { exists: root.join("plywood.db").exists(), root, backend, reason, checks };
+    let exists = root.join("plywood.db").exists();
+    let store = exists.then(|| match Store::open(&root) {
+        Ok(store) => format!("a store with the {} backend", store.backend().name()),
+        Err(error) => format!("a store that cannot be opened: {error}"),
+    });
+    let findings = Findings { exists, store, root, backend, reason, checks };
     output.result(&findings, text(&findings))
 }
 
 fn text(findings: &Findings) -> String {
-    let state = if findings.exists { "a store" } else { "no store yet" };
-    let mut text = format!("{} ({state}); a new store gets {}\n\n", findings.root.display(), findings.reason);
+    let state = findings.store.as_deref().unwrap_or("no store yet");
+    let new = if findings.backend.is_some() { "a new store gets" } else { "a new store cannot be made:" };
+    let mut text = format!("{} ({state}); {new} {}\n\n", findings.root.display(), findings.reason);
     let rows: Vec<Vec<String>> = findings
         .checks
         .iter()
@@ -141,8 +159,7 @@ impl Drop for Trial {
 impl Trial {
     fn new(folder: &Path) -> Result<Self> {
         let path = folder.join(format!(".plywood-doctor-{}", std::process::id()));
-        fs::create_dir(&path)
-            .map_err(|error| Error::io("mkdir", error).at(&path).with_hint("name a directory that you may write: --root DIR"))?;
+        fs::create_dir(&path).map_err(|error| Error::io("mkdir", error).at(&path))?;
         Ok(Self(path))
     }
 

@@ -6,20 +6,21 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::{Export, Import, LayerImport};
+use super::limits;
 use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
 
-/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]]`
+/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]] [--limit NAME=VALUE]…`
 pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Failure> {
     let source = match arguments.source.as_str() {
         "-" => ImageSource::reader(std::io::stdin()),
         text => ImageSource::parse(text)?,
     };
     let platform = arguments.platform.map(|text| text.parse::<Platform>()).transpose()?;
-    let options = ImportOptions { reference: arguments.reference, platform };
+    let options = ImportOptions { reference: arguments.reference, platform, limits: limits::together(&arguments.limits) };
     let (imported, _) = session.run("importing", None, |cx| session.store.import(source, &options, cx))?;
     session.output.report(&imported.report);
     let image = &imported.image;
@@ -43,13 +44,14 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     session.output.result(&document, format!("{chain_id}\n"))
 }
 
-/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict]`
+/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict] [--limit NAME=VALUE]…`
 pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Result<(), Failure> {
     let store = &session.store;
     let parent = arguments.parent.map(|parent| store.resolve(&parent)).transpose()?;
     let options = ImportLayerOptions {
         parent: parent.map(|name| name.as_str().to_owned()),
         diff_id: arguments.diff_id.map(|digest| digest.parse()).transpose()?,
+        limits: limits::together(&arguments.limits),
         ..Default::default()
     };
     let (source, size) = if arguments.tar == Path::new("-") {
@@ -57,8 +59,13 @@ pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Res
     } else {
         let fail = |error| Error::io("open", error).at(&arguments.tar);
         let file = File::open(&arguments.tar).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
-        (LayerSource::reader(file), Some(size))
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.is_dir() {
+            let error =
+                Error::new(ErrorKind::InvalidArgument, "import layer").at(&arguments.tar).because("it is a directory, not a tar");
+            return Err(error.with_hint("an image layout is imported with `plywood import`").into());
+        }
+        (LayerSource::reader(file), Some(metadata.len()))
     };
     let (layer, _) = session.watched("importing", size, arguments.strict, |cx| store.import_layer(source, &options, cx))?;
     session.output.report(&layer.report);
@@ -132,9 +139,9 @@ pub(super) fn tag(session: &Session<'_>, source: &str, reference: &str) -> Resul
 
 /// `image rm REF…`, `rmi REF…`
 pub(super) fn remove(session: &Session<'_>, references: &[String]) -> Result<(), Failure> {
-    for reference in references {
-        session.store.untag(reference)?;
-    }
+    // All are there, or none goes.
+    references.iter().try_for_each(|reference| session.store.image(reference).map(drop))?;
+    references.iter().try_for_each(|reference| session.store.untag(reference))?;
     session.output.result(&json!({ "removed": references }), "")
 }
 
@@ -148,10 +155,16 @@ pub(super) fn export(session: &Session<'_>, arguments: Export) -> Result<(), Fai
     let store = &session.store;
     let (exported, _) = session.run("exporting", None, |cx| store.export(&arguments.source, &arguments.dir, &options, cx))?;
     session.output.report(&exported.report);
+    if exported.base.is_none() {
+        session
+            .output
+            .remark("plywood: no image stands below it, or none has a reference any more: no environment, command or user is set");
+    }
     let document = json!({
         "reference": exported.reference,
         "manifest": exported.manifest,
         "config": exported.config,
+        "base": exported.base,
         "layers": exported.layers,
         "report": exported.report,
     });

@@ -8,6 +8,7 @@ mod args;
 mod diff;
 mod doctor;
 mod images;
+mod limits;
 mod log;
 mod mounts;
 mod output;
@@ -17,6 +18,7 @@ mod snapshots;
 mod unshare;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -48,21 +50,24 @@ fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "plywood", &mut output.sink());
-            Ok(())
+            // Into memory first: what writes it panics where nobody reads.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "plywood", &mut script);
+            output.sink().write_all(&script).map_err(Failure::of_output)
         }
         Command::Doctor => doctor::doctor(global, output),
         Command::Unshare { command } => unshare::unshare(global, &command, output),
         Command::Umount { target } => mounts::umount(&target, output),
         command => {
-            unshare::enter_for(&command)?;
+            unshare::enter_for(global, &command)?;
             let ids = match &command {
                 Command::Import(arguments) => arguments.ids,
                 Command::Layer { command: LayerCommand::Import(arguments) } => arguments.ids,
                 _ => IdsName::Exact,
             };
-            let session = Session::open(global, ids, output)?;
-            on_store(command, &session)
+            let writes_elsewhere = matches!(command, Command::Diff(_) | Command::Export(_));
+            let done = Session::open(global, ids, output).map_err(Failure::from).and_then(|session| on_store(command, &session));
+            done.map_err(|failure| if writes_elsewhere { failure } else { failure.on_full_disk(global) })
         }
     }
 }

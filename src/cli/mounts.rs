@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::output::{Failure, Output};
 use super::session::Session;
+use super::unshare::quoted;
 use crate::error::Result;
 use crate::mount::{self, Mount};
 
@@ -29,7 +30,8 @@ pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
         "relative_options": mount.relative_options()?,
         "relative_options_fit_one_page": mount.check_page().is_ok(),
     }]);
-    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), joined, source.display());
+    // Paths in the options are escaped for overlayfs already; the shell's turn comes on top.
+    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(joined), quoted(source));
     session.output.result(&document, line)
 }
 

@@ -31,6 +31,18 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// Says where the store is that has no room, and what makes some.
+    pub(super) fn on_full_disk(self, global: &Global) -> Self {
+        match (self, super::unshare::store_root(global)) {
+            (Self::Operation(error), Ok(root)) if error.kind() == ErrorKind::NoSpace && error.hint().is_none() => {
+                let place = root.display().to_string().escape_debug().to_string();
+                let hint = format!("the store is in {place}: `plywood remove`, `plywood rmi` and `plywood gc` make room there");
+                Self::Operation(error.with_hint(hint))
+            }
+            (same, _) => same,
+        }
+    }
+
     /// What came of writing to standard output.
     pub(super) fn of_output(error: io::Error) -> Self {
         match error.kind() {
@@ -275,6 +287,13 @@ mod tests {
             (&document["op"], &document["path"], &document["hint"]),
             (&json!("openat2"), &json!("/store"), &json!("ask root"))
         );
+    }
+
+    #[test]
+    fn a_cause_that_the_message_quotes_is_not_said_again() {
+        let cause = Error::new(ErrorKind::Unsupported, "setxattr").at("/x").because("no such attributes");
+        let error = Error::new(ErrorKind::Unsupported, "choose backend").because(format!("{cause} here")).with_source(cause);
+        assert_eq!(error_text(&error), "plywood: choose backend: setxattr /x: no such attributes here");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! ends the process at once, which a store survives as it survives a power cut.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,10 +12,15 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::progress::Progress;
 
+const OF_MANY: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const SO_FAR: &str = "{msg} {spinner} {bytes} {bytes_per_sec}";
+
 /// A bar, or nothing, and whether somebody wants the operation to end.
 #[derive(Debug)]
 pub(super) struct Watch {
     bar: ProgressBar,
+    /// How many bytes the source has, until they have been read.
+    source: AtomicU64,
     interrupted: Arc<AtomicBool>,
 }
 
@@ -23,18 +28,13 @@ impl Watch {
     /// Watches an operation that is called `what`, which reads `total` bytes where that is known.
     pub(super) fn new(what: &str, total: Option<u64>, visible: bool) -> Self {
         let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let template = match total {
-            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-            None => "{msg} {spinner} {bytes} {bytes_per_sec}",
-        };
+        let template = if total.is_some() { OF_MANY } else { SO_FAR };
         let bar = ProgressBar::with_draw_target(total, target).with_message(what.to_owned());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
+        set_style(&bar, template);
         if visible {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
-        Self { bar, interrupted: take_signals() }
+        Self { bar, source: AtomicU64::new(total.unwrap_or(u64::MAX)), interrupted: take_signals() }
     }
 
     /// Takes the bar away.
@@ -46,10 +46,24 @@ impl Watch {
 impl Progress for Watch {
     fn bytes(&self, count: u64) {
         self.bar.inc(count);
+        // What was read whole is read again to be unpacked; how much that will be is not known.
+        if self.bar.position() > self.source.load(Ordering::Relaxed) {
+            self.source.store(u64::MAX, Ordering::Relaxed);
+            self.bar.unset_length();
+            set_style(&self.bar, SO_FAR);
+            self.bar.set_message("unpacking");
+            self.bar.set_position(count);
+        }
     }
 
     fn is_cancelled(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
     }
 }
 

@@ -132,12 +132,9 @@ pub(super) fn commit(session: &Session<'_>, name: &str, key: &str) -> Result<(),
 
 /// `remove KEY…`
 pub(super) fn remove(session: &Session<'_>, keys: &[String]) -> Result<(), Failure> {
-    let mut removed = Vec::new();
-    for key in keys {
-        let name = session.store.resolve(key)?;
-        session.store.remove(name.as_str())?;
-        removed.push(name);
-    }
+    // All are there, or none goes.
+    let removed = keys.iter().map(|key| session.store.resolve(key)).collect::<Result<Vec<Name>, _>>()?;
+    removed.iter().try_for_each(|name| session.store.remove(name.as_str()))?;
     session.run("deleting", None, |cx| session.store.empty_trash(cx))?;
     session.output.result(&json!({ "removed": removed }), "")
 }

@@ -43,7 +43,7 @@ pub(super) fn store_root(global: &Global) -> Result<PathBuf> {
 }
 
 /// Enters the user namespace for a command that opens a store, where this user has to. As the first thing: one thread is there yet.
-pub(super) fn enter_for(command: &Command) -> Result<()> {
+pub(super) fn enter_for(global: &Global, command: &Command) -> Result<()> {
     if is_root() {
         return Ok(());
     }
@@ -60,7 +60,15 @@ pub(super) fn enter_for(command: &Command) -> Result<()> {
         return Err(Error::new(ErrorKind::PermissionDenied, "mount")
             .at(target)
             .because("an ordinary user can mount in a user namespace alone")
-            .with_hint(format!("plywood unshare plywood {again}, or a shell to stay there: plywood unshare")));
+            .with_hint(format!(
+                "`plywood unshare` gives a shell in which this works: {}; with a command, the mount lives as long as that: plywood \
+                 unshare sh -c '… && …'",
+                std::iter::once("plywood".to_owned())
+                    .chain(global.root.iter().map(|root| format!("--root {}", quoted(root))))
+                    .chain([again])
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            )));
     }
     let needed = !matches!(
         command,
@@ -96,9 +104,9 @@ pub(super) fn unshare(global: &Global, command: &[OsString], output: &Output) ->
 }
 
 /// A word as a shell reads it.
-fn quoted(word: impl AsRef<OsStr>) -> String {
+pub(super) fn quoted(word: impl AsRef<OsStr>) -> String {
     let word = Path::new(word.as_ref()).display().to_string();
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:,@=".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:,@=%".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 

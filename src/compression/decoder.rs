@@ -39,9 +39,24 @@ const OP: &str = "decompress layer";
 /// ```
 pub struct Decoder<R> {
     form: Form<R>,
+    /// Bytes that were given out.
+    given: u64,
+    expansion: Option<Expansion>,
     /// Why the stream ended badly; said again when it is read again.
-    failed: Option<String>,
+    failed: Option<(ErrorKind, String)>,
 }
+
+/// How far compressed bytes may grow.
+#[derive(Clone, Copy, Debug)]
+struct Expansion {
+    ratio: u64,
+    /// How many there are in all, where that is known.
+    size: Option<u64>,
+}
+
+/// Where it is not known how many compressed bytes will come, so many count as read from the start: the beginning of an honest
+/// stream may be all zeros.
+const UNSIZED_START: u64 = 1 << 20;
 
 enum Form<R> {
     Plain(Input<R>),
@@ -66,7 +81,33 @@ impl<R: Read> Decoder<R> {
                 Form::Zstd(decoder)
             }
         };
-        Ok(Self { form, failed: None })
+        Ok(Self { form, given: 0, expansion: None, failed: None })
+    }
+
+    /// Ends with `LimitExceeded` as soon as there are more than `ratio` times as many bytes as the source has: as `size` says, or else as
+    /// were read of it so far (the first MiB counts as read). Without a ratio, as by default, and of a stream that is not compressed,
+    /// there may be any number.
+    #[must_use]
+    pub fn expansion_ratio(self, ratio: Option<u64>, size: Option<u64>) -> Self {
+        Self { expansion: ratio.map(|ratio| Expansion { ratio, size }), ..self }
+    }
+
+    fn check_expansion(&self) -> Result<()> {
+        let Some(Expansion { ratio, size }) = self.expansion else { return Ok(()) };
+        let size = size.unwrap_or_else(|| self.taken().max(UNSIZED_START));
+        if self.given <= size.saturating_mul(ratio) {
+            return Ok(());
+        }
+        let reason = format!("the layer has more than {ratio} times as many bytes uncompressed as compressed");
+        Err(Error::new(ErrorKind::LimitExceeded, OP).because(reason))
+    }
+
+    fn taken(&self) -> u64 {
+        match &self.form {
+            Form::Plain(input) => input.taken(),
+            Form::Gzip(decoder) => decoder.get_ref().0.as_ref().map_or(0, Input::taken),
+            Form::Zstd(decoder) => decoder.get_ref().taken(),
+        }
     }
 
     /// What the bytes are compressed with.
@@ -99,8 +140,8 @@ impl<R: Read> Decoder<R> {
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if let Some(reason) = &self.failed {
-            return Err(damaged(reason.clone()).into());
+        if let Some((kind, reason)) = &self.failed {
+            return Err(Error::new(*kind, OP).because(reason.clone()).into());
         }
         if out.is_empty() {
             return Ok(0);
@@ -110,9 +151,13 @@ impl<R: Read> Read for Decoder<R> {
             Form::Gzip(decoder) => read_members(decoder, out),
             Form::Zstd(decoder) => decoder.read(out),
         };
+        let read = read.map_err(|error| classify(self.compression(), error)).and_then(|count| {
+            self.given = self.given.saturating_add(count as u64);
+            self.check_expansion().map(|()| count)
+        });
         read.map_err(|error| {
-            let error = classify(self.compression(), error);
-            self.failed = Some(error.reason().unwrap_or("the source failed").to_owned());
+            let kind = if error.kind() == ErrorKind::LimitExceeded { error.kind() } else { ErrorKind::InvalidLayer };
+            self.failed = Some((kind, error.reason().unwrap_or("the source failed").to_owned()));
             error.into()
         })
     }

@@ -16,11 +16,13 @@ pub(super) struct Input<R> {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Bytes that came from the source.
+    taken: u64,
 }
 
 impl<R: Read> Input<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { source, buffer: vec![0; CAPACITY].into_boxed_slice(), start: 0, end: 0 }
+        Self { source, buffer: vec![0; CAPACITY].into_boxed_slice(), start: 0, end: 0, taken: 0 }
     }
 
     pub(super) fn get_ref(&self) -> &R {
@@ -31,6 +33,11 @@ impl<R: Read> Input<R> {
         self.source
     }
 
+    /// How many bytes came from the source.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// The first `count` bytes, or all if there are fewer. To be called before anything was consumed.
     pub(super) fn peek(&mut self, count: usize) -> io::Result<&[u8]> {
         while self.end < count {
@@ -39,6 +46,7 @@ impl<R: Read> Input<R> {
                 break;
             }
             self.end = self.end.saturating_add(read);
+            self.taken = self.taken.saturating_add(read as u64);
         }
         Ok(self.buffer.get(..self.end.min(count)).unwrap_or_default())
     }
@@ -47,7 +55,9 @@ impl<R: Read> Input<R> {
 impl<R: Read> Read for Input<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.start == self.end && out.len() >= CAPACITY / 2 {
-            return read(&mut self.source, out);
+            let count = read(&mut self.source, out)?;
+            self.taken = self.taken.saturating_add(count as u64);
+            return Ok(count);
         }
         let count = self.fill_buf()?.read(out)?;
         self.consume(count);
@@ -61,6 +71,7 @@ impl<R: Read> BufRead for Input<R> {
             self.start = 0;
             self.end = 0;
             self.end = read(&mut self.source, &mut self.buffer)?;
+            self.taken = self.taken.saturating_add(self.end as u64);
         }
         Ok(self.buffer.get(self.start..self.end).unwrap_or_default())
     }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use super::{Added, Blob, Content, Expected, duplicate, gone, wrong_size};
+use super::{Added, Blob, Content, DISCARDED, Expected, MODE, duplicate, gone, wrong_size};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Context;
@@ -77,6 +77,10 @@ impl Ingest {
             (ingest.hasher, ingest.offset) = (state.hasher, state.offset);
         }
         ingest.hash_rest(stat.size)?;
+        if stat.mode != MODE {
+            // Somebody else would have discarded it.
+            inode::set_mode(&ingest.file, MODE)?;
+        }
         Ok(ingest)
     }
 
@@ -107,6 +111,8 @@ impl Ingest {
     /// Deletes what came when this is dropped unfinished, instead of keeping it to go on with.
     pub fn discard_on_drop(mut self) -> Self {
         self.end = End::Delete;
+        // For whoever cleans up after a killed process. Without the mark it is kept for a day.
+        let _ = inode::set_mode(&self.file, DISCARDED);
         self
     }
 
@@ -234,6 +240,8 @@ impl Verified {
         let is_new = match ingest.content.0.ingests.rename_noreplace(&ingest.name, directory, hex.as_bytes()) {
             Ok(()) => {
                 ingest.end = End::Done;
+                // Only now: until it has its name it may have to be discarded. A blob that keeps the mark for a crash is as good.
+                let _ = inode::set_mode(&ingest.file, MODE);
                 if let Err(error) = directory.sync() {
                     let _ = directory.unlink(hex.as_bytes());
                     return Err(error);

@@ -49,7 +49,7 @@ fn ingest(content: &Content, expected: &Expected) -> Ingest {
 }
 
 fn add(content: &Content, expected: &Expected, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Added> {
-    let mut ingest = match content.start_afresh(expected)? {
+    let mut ingest = match content.start_afresh(expected, &Context::default())? {
         Started::Present(blob) => return Ok(Added { blob, is_new: false }),
         Started::Ingest(ingest) => ingest,
     };

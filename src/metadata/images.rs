@@ -190,7 +190,10 @@ impl Transaction<'_> {
     /// # Errors
     /// `NotFound`, `Io`.
     pub(crate) fn tag_image(&self, from: &str, to: &str) -> Result<()> {
-        let image = self.image(from)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "tag").at(from))?;
+        let image = self.image(from)?.ok_or_else(|| {
+            let error = Error::new(ErrorKind::NotFound, "tag").at(from).because("there is no image of this reference");
+            error.with_hint("`plywood images` lists what is there")
+        })?;
         self.put_image(&ImageRow { reference: to.to_owned(), ..image })
     }
 

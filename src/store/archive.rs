@@ -36,13 +36,16 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Reads an archive to its end.
+    /// Reads an archive of `size` bytes, where that is known, to its end. It is no layer: of a layer's limits its expansion alone counts.
     ///
     /// # Errors
     /// `InvalidLayer` for what is no tar; `DigestMismatch` for a blob that is not what its name says; `LimitExceeded`.
-    pub(crate) fn read(reader: Box<dyn Read + '_>, intake: &mut Intake<'_>) -> Result<Self> {
+    pub(crate) fn read(reader: Box<dyn Read + '_>, size: Option<u64>, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
         let cx = intake.context();
-        let mut stream = Reader::new(Decoder::new(reader)?, Limits::default(), cx);
+        let decoder = Decoder::new(reader)?.expansion_ratio(limits.expansion_ratio, size);
+        let mut own = Limits::default();
+        own.unpacked_bytes = own.unpacked_bytes.max(limits.unpacked_bytes);
+        let mut stream = Reader::new(decoder, own, cx);
         let mut archive = Self::default();
         while let Some(entry) = stream.next()? {
             if archive.documents.len() + archive.files.len() + archive.links.len() >= FILES_MAX {

@@ -1,13 +1,15 @@
 //! `commit`: an Active snapshot becomes a Committed one.
 //!
 //! The tree is frozen and made durable first, under a lock of its own, so that two processes do not freeze it at once; then one
-//! transaction turns the row. A crash between the two leaves the Active snapshot as it was: freezing can be done again.
+//! transaction turns the row. A failure between the two thaws the tree, and after a crash there its next mount does; freezing can be
+//! done again.
 
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::SnapshotRow;
 use crate::snapshot::{Info, Key, Kind, Labels, Name};
+use crate::tree::TreeId;
 
 /// How [`Store::commit`] makes a Committed snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,14 +57,33 @@ impl Store {
             active(reader.snapshot(key.as_str())?, key)?.tree
         };
         let _frozen_by_us = self.locks().wait(Subject::Tree(tree))?;
-        let frozen = {
+        {
             // Somebody else may have committed it while the lock was waited for: its tree must not be touched any more then.
             let now = active(self.metadata().read()?.snapshot(key.as_str())?, key)?;
             if now.tree != tree {
                 return Err(no_snapshot("commit", key.as_str()).because("it was committed by somebody else meanwhile"));
             }
-            self.backend().commit(tree)?
-        };
+        }
+        let committed = self.freeze_and_name(name, key, tree, options);
+        if committed.is_err()
+            && let Err(error) = self.backend().thaw(tree)
+        {
+            tracing::warn!(%tree, %error, "a tree stays frozen though its commit failed; asking for its mounts thaws it");
+        }
+        committed
+    }
+
+    /// Under the tree's lock.
+    fn freeze_and_name(&self, name: &Name, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<Info> {
+        let frozen = self.backend().commit(tree).map_err(|error| match error.kind() {
+            // Of the key, which the caller knows, not of its tree.
+            ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
+                .at(key.as_str())
+                .because("it is mounted")
+                .with_hint("unmount it first")
+                .with_source(error),
+            _ => error,
+        })?;
         let transaction = self.metadata().write()?;
         let row = active(transaction.snapshot(key.as_str())?, key)?;
         if row.tree != tree {
@@ -78,7 +99,7 @@ impl Store {
 fn active(row: Option<SnapshotRow>, key: &Key) -> Result<SnapshotRow> {
     let row = row.ok_or_else(|| no_snapshot("commit", key.as_str()))?;
     if row.kind != Kind::Active {
-        let reason = format!("it is {}; only an active snapshot can be committed", row.kind);
+        let reason = format!("its kind is {}; only an active snapshot can be committed", row.kind);
         return Err(Error::new(ErrorKind::InvalidArgument, "commit").at(key.as_str()).because(reason));
     }
     Ok(row)

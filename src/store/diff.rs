@@ -11,7 +11,7 @@ use crate::compression::{Compression, Encoder};
 use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::entry::{Attributes, Change, Entry, EntrySink, Node, Status};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{SnapshotRow, TreeState};
 use crate::path::EntryPath;
 use crate::progress::{Context, Report};
@@ -110,9 +110,16 @@ impl Store {
         let diff_id = DiffId(diff_id);
         let is_canonical = options.clamp_mtime.is_none() && options.algorithm == Algorithm::default();
         if row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical {
-            let transaction = self.metadata().write()?;
-            transaction.set_diff_id(row.id, &diff_id)?;
-            transaction.commit()?;
+            let remembered = (|| {
+                let transaction = self.metadata().write()?;
+                transaction.set_diff_id(row.id, &diff_id)?;
+                transaction.commit()
+            })();
+            match remembered {
+                // The layer is written, elsewhere perhaps because the store is full. The next diff finds its diff id again.
+                Err(error) if error.kind() == ErrorKind::NoSpace => tracing::debug!(%error, "the diff id is not remembered"),
+                done => done?,
+            }
         }
         let descriptor = Descriptor::new(media_type(options.compression), digest, size);
         Ok(DiffOutcome { descriptor, diff_id, report: cx.take_report() })
@@ -135,16 +142,26 @@ impl Store {
             (row, chain, parent.map(|parent| parent.root))
         };
         let upper = (row.kind == Kind::Committed).then_some(&row.root);
-        if row.kind == Kind::View {
+        let streamed = if row.kind == Kind::View {
             // Nothing can have been written, and its tree may be less than a tree.
+            Ok(())
         } else if row.tree_state == TreeState::Empty {
             // There is no tree to ask, and nothing but the root can differ.
-            root_alone(lower.as_ref(), &row.root, out)?;
+            root_alone(lower.as_ref(), &row.root, out)
         } else {
             let roots = Roots { lower: lower.as_ref(), upper, cut: row.cut };
-            self.backend().diff(row.tree, &chain, roots, out, cx)?;
+            self.backend().diff(row.tree, &chain, roots, out, cx)
+        };
+        // Rows die before their bytes: while the row is there, so was all that was read. Without it, files that were being deleted
+        // may have been taken for files that the snapshot deletes.
+        if self.metadata().read()?.snapshot_by_id(row.id)?.is_none() {
+            let gone = no_snapshot(op, name).because("it was removed meanwhile");
+            return Err(match streamed {
+                Ok(()) => gone,
+                Err(error) => gone.with_source(error),
+            });
         }
-        Ok(row)
+        streamed.map(|()| row)
     }
 }
 

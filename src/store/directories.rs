@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
+use super::reserve::RESERVE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::DATABASE;
 use crate::sys::flock::{Flock, Sharing};
@@ -18,7 +19,8 @@ pub(super) const LOCKS: &str = "locks";
 pub(super) const LOST: &[u8] = b"lost+found";
 
 /// What may stand in a store's root.
-const KNOWN: [&[u8]; 8] = [b"plywood.db", b"plywood.db-wal", b"plywood.db-shm", b"blobs", b"ingest", b"trees", b"locks", LOST];
+const KNOWN: [&[u8]; 9] =
+    [b"plywood.db", b"plywood.db-wal", b"plywood.db-shm", b"blobs", b"ingest", b"trees", b"locks", RESERVE, LOST];
 
 /// A store's root directory, held and locked while the store is opened.
 pub(super) struct Home {
@@ -59,6 +61,8 @@ impl Home {
         for name in KNOWN {
             if name == LOST {
                 let _ = self.root.rmdir(name);
+            } else if name == RESERVE {
+                let _ = self.root.unlink(name);
             } else {
                 let _ = self.root.remove_tree(name);
             }
@@ -133,7 +137,10 @@ fn open_locked(path: &Path, sharing: Sharing, made: &mut Vec<(Dir, Vec<u8>)>) ->
             continue;
         }
         match (root.stat(DATABASE.as_bytes())?, sharing) {
-            (Some(_), _) => return Ok((root, lock, sharing == Sharing::Exclusive)),
+            (Some(_), _) => {
+                check_owner(held.uid, path)?;
+                return Ok((root, lock, sharing == Sharing::Exclusive));
+            }
             (None, Sharing::Shared) => sharing = Sharing::Exclusive,
             (None, Sharing::Exclusive) => {
                 check_free(&root, path)?;
@@ -142,6 +149,19 @@ fn open_locked(path: &Path, sharing: Sharing, made: &mut Vec<(Dir, Vec<u8>)>) ->
             }
         }
     }
+}
+
+/// Refuses a store of somebody else. Root can open an ordinary user's, and would put files there that the user cannot read, and set-uid
+/// files of root's that he can run.
+fn check_owner(owner: u32, path: &Path) -> Result<()> {
+    let ours = rustix::process::geteuid().as_raw();
+    if owner == ours {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::PermissionDenied, "open store")
+        .at(path)
+        .because(format!("it belongs to the user {owner}, and this process is {ours}"))
+        .with_hint("open it as its owner, or make a store of your own"))
 }
 
 /// Refuses a directory that is used for something else.

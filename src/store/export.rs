@@ -107,6 +107,9 @@ pub struct Exported {
     pub manifest: Descriptor,
     /// The config's blob.
     pub config: Descriptor,
+    /// The image whose config this one is, or is derived from. Without one (none has a reference any more) the config says nothing
+    /// but platform, layers and history: no environment, command or user.
+    pub base: Option<String>,
     /// The layers, lowest first.
     pub layers: Vec<Descriptor>,
     /// The name that it got in the layout's index.
@@ -161,7 +164,8 @@ impl Store {
             None => Some(what.to_owned()).filter(|what| is_ref_name(what) && what.parse::<Digest>().is_err()),
         };
         let subject = self.subject(what)?;
-        let lease = self.lease()?;
+        // To another disk, perhaps because the store is full.
+        let lease = self.with_reserve(|| self.lease())?;
         let layout = LayoutWriter::open(directory)?;
         let mut exported = match subject {
             Subject::Image(image) => self.export_image(lease.id(), *image, &layout, cx)?,
@@ -208,7 +212,8 @@ impl Store {
         // Names and the like stood beside the manifest in the layout that it came from.
         let manifest = Descriptor { annotations: Default::default(), ..image.manifest };
         let platform = image.platform.parse().ok().filter(|platform: &Platform| !platform.is_unknown());
-        let exported = Exported { manifest, config: image.config, layers, reference: None, report: Report::default() };
+        let base = Some(image.reference);
+        let exported = Exported { manifest, config: image.config, base, layers, reference: None, report: Report::default() };
         Ok((exported, platform))
     }
 
@@ -248,7 +253,8 @@ impl Store {
         };
         let config_descriptor = put_document(layout, MediaType::CONFIG, config.as_bytes())?;
         let manifest = put_document(layout, MediaType::MANIFEST, &new_manifest(&config_descriptor, &layers)?)?;
-        let exported = Exported { manifest, config: config_descriptor, layers, reference: None, report };
+        let base = base.map(|image| image.reference);
+        let exported = Exported { manifest, config: config_descriptor, base, layers, reference: None, report };
         Ok((exported, config.platform().cloned()))
     }
 

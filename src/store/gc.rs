@@ -6,6 +6,7 @@
 //! transaction.
 
 use super::Store;
+use super::directories::TREES;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::lock::{Held, Subject};
@@ -73,7 +74,13 @@ impl Store {
     /// # Errors
     /// `Cancelled`: what has gone by then is gone; `Io`.
     pub fn gc(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
-        let _collection = self.locks().wait(Subject::Collection)?;
+        let outcome = self.with_reserve(|| self.collect(options, cx))?;
+        self.keep_reserve();
+        Ok(outcome)
+    }
+
+    fn collect(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
+        let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("gc"))?;
         self.end_dead_leases()?;
         self.locks().sweep()?;
         let mut outcome = GcOutcome::default();
@@ -91,8 +98,10 @@ impl Store {
         }
         self.remove_unused_trees(cx)?;
         self.remove_unused_blobs(cx, &mut outcome)?;
-        outcome.trees = self.delete_trash(cx)?;
+        let deleted = self.delete_trash(cx);
         self.delete_orphans(cx)?;
+        self.clear_probes();
+        outcome.trees = deleted?;
         Ok(outcome)
     }
 
@@ -111,8 +120,19 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Io`.
     pub fn empty_trash(&self, cx: &Context<'_>) -> Result<u64> {
-        let _collection = self.locks().wait(Subject::Collection)?;
-        self.delete_trash(cx)
+        let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("empty trash"))?;
+        let trees = self.with_reserve(|| self.delete_trash(cx))?;
+        self.keep_reserve();
+        Ok(trees)
+    }
+
+    /// The same at the end of a verb that is about something else: to the end, whatever its caller says, but it waits for nobody.
+    /// Whoever holds the lock deletes what is there, or the next collection does.
+    pub(super) fn empty_trash_if_free(&self) -> Result<()> {
+        match self.locks().attempt(Subject::Collection)? {
+            Some(_collection) => self.delete_trash(&Context::default()).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn would_go(&self, garbage: &[SnapshotRow], mut outcome: GcOutcome) -> Result<GcOutcome> {
@@ -129,7 +149,7 @@ impl Store {
     }
 
     fn remove_layers(&self, batch: &[SnapshotRow], outcome: &mut GcOutcome) -> Result<()> {
-        let transaction = self.metadata().write()?;
+        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
         let mut removed = Vec::new();
         for row in batch {
             if transaction.is_unreached(row.id)? {
@@ -146,7 +166,7 @@ impl Store {
         let unused = self.metadata().read()?.unused_trees()?;
         for batch in unused.chunks(BATCH) {
             cx.check("gc")?;
-            let transaction = self.metadata().write()?;
+            let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
             for &tree in batch {
                 if transaction.tree_is_unused(tree)? {
                     transaction.trash_tree(tree)?;
@@ -161,7 +181,7 @@ impl Store {
         let unused = self.metadata().read()?.unused_blobs()?;
         for batch in unused.chunks(BATCH) {
             cx.check("gc")?;
-            let transaction = self.metadata().write()?;
+            let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
             let mut removed = Vec::new();
             for blob in batch {
                 if transaction.blob_is_unused(&blob.digest)? {
@@ -178,33 +198,51 @@ impl Store {
         Ok(())
     }
 
-    /// Under the collection's lock.
+    /// Under the collection's lock. What cannot be deleted keeps nothing else from going; the first such failure is told at the end.
     fn delete_trash(&self, cx: &Context<'_>) -> Result<u64> {
+        let trash = self.metadata().read()?.trash(u32::MAX)?;
         let mut trees = 0;
-        loop {
-            let batch = self.metadata().read()?.trash(BATCH as u32)?;
-            if batch.is_empty() {
-                return Ok(trees);
-            }
+        let mut failed = Ok(());
+        for batch in trash.chunks(BATCH) {
+            let mut gone = Vec::new();
             for trash in batch {
-                cx.check("gc")?;
-                match &trash {
-                    Trash::Tree(tree) => {
-                        self.delete_trash_tree(*tree)?;
-                        trees += 1;
-                    }
-                    Trash::Blob(digest) => self.delete_trash_blob(digest)?,
+                if let Err(cancelled) = cx.check("gc") {
+                    self.forget_trees(&gone)?;
+                    return Err(cancelled);
+                }
+                let deleted = match trash {
+                    Trash::Tree(tree) => self.backend().remove(*tree).map(|()| gone.push(*tree)),
+                    Trash::Blob(digest) => self.delete_trash_blob(digest),
+                };
+                if let Err(error) = deleted {
+                    tracing::warn!(?trash, %error, "what was removed cannot be deleted");
+                    failed = failed.and(Err(error));
                 }
             }
+            self.forget_trees(&gone)?;
+            trees += gone.len() as u64;
         }
+        failed.map(|()| trees)
     }
 
     /// Deletes the bytes of a tree that is in the trash. Its number never comes back, so nobody can be waiting for it.
     pub(super) fn delete_trash_tree(&self, tree: TreeId) -> Result<()> {
         self.backend().remove(tree)?;
+        self.forget_trees(&[tree])
+    }
+
+    /// Takes trees off the list whose bytes are gone. First that is made durable: a tree that came back after a power cut, and that
+    /// no list names any more, would be taken for a container's data.
+    fn forget_trees(&self, gone: &[TreeId]) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.directory().child(TREES.as_bytes())?.sync()?;
         // Once more after a power cut does no harm.
         let transaction = self.metadata().write_to_survive(Survives::Process)?;
-        transaction.forget_trash(&Trash::Tree(tree))?;
+        for &tree in gone {
+            transaction.forget_trash(&Trash::Tree(tree))?;
+        }
         transaction.commit()
     }
 

@@ -127,14 +127,16 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn untag(&self, reference: &str) -> Result<()> {
-        let transaction = self.metadata().write()?;
-        if !transaction.remove_image(reference)? {
-            return Err(no_image("untag", reference));
-        }
-        transaction.commit()
+        self.with_reserve(|| {
+            let transaction = self.metadata().write()?;
+            if !transaction.remove_image(reference)? {
+                return Err(no_image("untag", reference));
+            }
+            transaction.commit()
+        })
     }
 
-    fn describe(&self, row: ImageRow) -> Result<Image> {
+    pub(super) fn describe(&self, row: ImageRow) -> Result<Image> {
         let corrupt = |error| {
             Error::new(ErrorKind::Corrupt, "image").at(&row.reference).because("its config cannot be read").with_source(error)
         };
@@ -164,7 +166,7 @@ impl Store {
     }
 }
 
-fn no_image(op: &'static str, reference: &str) -> Error {
+pub(super) fn no_image(op: &'static str, reference: &str) -> Error {
     Error::new(ErrorKind::NotFound, op)
         .at(reference)
         .because("there is no image of this reference")

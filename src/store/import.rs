@@ -6,19 +6,22 @@
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow};
+use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
-use crate::store::image::{Image, Platform, check_reference};
+use crate::store::image::{Image, Platform, check_reference, no_image};
 use crate::store::intake::Intake;
 use crate::store::layer::Incoming;
 use crate::store::select::{Chosen, Wanted};
 use crate::store::source::{Files, ImageSource};
 use crate::store::{docker_archive, select};
+use crate::tar::Limits;
 
 const OP: &str = "import";
 
@@ -31,6 +34,9 @@ pub struct ImportOptions {
     pub reference: Option<String>,
     /// Which platform's image; by default the host's, and whatever there is where there is but one that does not say.
     pub platform: Option<Platform>,
+    /// What each layer may ask for; the store's limits by default. Layers that are there already are not unpacked again for them. Of an
+    /// archive around the image the expansion ratio counts, too.
+    pub limits: Option<Limits>,
 }
 
 impl ImportOptions {
@@ -45,6 +51,13 @@ impl ImportOptions {
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
+        self
+    }
+
+    /// With these limits on each layer instead of the store's.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
         self
     }
 }
@@ -114,7 +127,7 @@ impl Store {
 
     /// Removes layers and blobs that nothing else needs.
     fn take_back(&self, made: &Made) -> Result<()> {
-        let transaction = self.metadata().write()?;
+        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
         for chain_id in made.chains.iter().rev() {
             let Some(row) = transaction.layer(chain_id)? else { continue };
             if transaction.is_unreached(row.id)? {
@@ -131,8 +144,7 @@ impl Store {
         if is_clean {
             return Ok(());
         }
-        // To the end, even if the caller has had enough.
-        self.empty_trash(&Context::default()).map(drop)
+        self.empty_trash_if_free()
     }
 
     fn import_under(
@@ -158,16 +170,21 @@ impl Store {
         made: &mut Made,
         cx: &'c Context<'c>,
     ) -> Result<(Vec<String>, Image)> {
+        let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
-        let files = source.open(intake)?;
+        let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        let files = source.open(limits, intake)?;
         let wanted = Wanted {
             reference: wanted_name.as_deref().or(options.reference.as_deref()),
             must_match: wanted_name.is_some(),
             platform: options.platform.as_ref(),
         };
-        let chosen = choose(&files, wanted, intake)?;
+        let chosen = choose(&files, wanted, intake).map_err(|error| match place {
+            Some(place) => error.at(place),
+            None => error,
+        })?;
         let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
-        let layers = self.land_all(lease, &chosen, &blobs, made, cx)?;
+        let layers = self.land_all(lease, &chosen, &blobs, limits, made, cx)?;
 
         let references = match &options.reference {
             Some(reference) => vec![reference.clone()],
@@ -182,9 +199,11 @@ impl Store {
         for reference in &references {
             transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
         }
-        transaction.commit()?;
         let reference = references.first().cloned().unwrap_or_default();
-        let image = self.image(&reference)?;
+        // As it is now: another process may take the reference away at once. Its blobs are kept by the lease.
+        let row = transaction.image(&reference)?;
+        transaction.commit()?;
+        let image = self.describe(row.ok_or_else(|| no_image(OP, &reference))?)?;
         Ok((references, image))
     }
 
@@ -193,6 +212,7 @@ impl Store {
         lease: LeaseId,
         chosen: &Chosen,
         blobs: &[Blob],
+        limits: &Limits,
         made: &mut Made,
         cx: &Context<'_>,
     ) -> Result<Vec<ImageLayer>> {
@@ -209,6 +229,7 @@ impl Store {
                     parent: parent.as_ref(),
                     is_proven: false,
                     labels: &labels,
+                    limits,
                 },
                 cx,
             )?;

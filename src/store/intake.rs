@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::metadata::{BlobRow, LeaseId, Metadata, Transaction};
 use crate::progress::Context;
+use crate::store::orphans::delete_unless_named;
 
 pub(crate) struct Intake<'a> {
     content: &'a Content,
@@ -53,7 +54,7 @@ impl<'a> Intake<'a> {
     /// Begins to take a blob in. One that is there already is kept from now on.
     pub(crate) fn start(&mut self, expected: &Expected, media_type: &str) -> Result<Started> {
         loop {
-            let blob = match self.content.start_afresh(expected)? {
+            let blob = match self.content.start_afresh(expected, self.cx)? {
                 Started::Ingest(ingest) => return Ok(Started::Ingest(ingest)),
                 Started::Present(blob) => blob,
             };
@@ -73,7 +74,11 @@ impl<'a> Intake<'a> {
         let transaction = self.metadata.write()?;
         self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
         let added = verified.publish()?;
-        transaction.commit()?;
+        if let Err(error) = transaction.commit() {
+            // The file has its name, and no row. On a full disk it must not stay until the next collection.
+            let _ = delete_unless_named(self.metadata, self.content, added.blob.digest());
+            return Err(error);
+        }
         if added.is_new {
             self.brought.push(added.blob.digest().clone());
         }

@@ -15,7 +15,7 @@ use crate::digest::{Algorithm, ChainId, DiffId, Tee};
 use crate::entry::{Chunk, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, TreeRow, Unpacked};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, TreeRow, Unpacked};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason, Report};
 use crate::snapshot::{Kind, Labels};
@@ -30,6 +30,7 @@ const OP: &str = "import layer";
 pub(crate) struct LayerReader<'a> {
     blob: &'a Blob,
     algorithm: Algorithm,
+    expansion_ratio: Option<u64>,
     reader: Reader<'a, Tee<Decoder<BlobReader>>>,
 }
 
@@ -42,7 +43,8 @@ impl<'a> LayerReader<'a> {
         limits: Limits,
         cx: &'a Context<'a>,
     ) -> Result<Self> {
-        let decoder = Decoder::new(blob.reader())?;
+        let expansion_ratio = limits.expansion_ratio;
+        let decoder = decoder(blob, expansion_ratio)?;
         let found = decoder.compression();
         if let Some(media_type) = media_type
             && layer_compression(media_type).is_some_and(|declared| declared != found)
@@ -50,7 +52,7 @@ impl<'a> LayerReader<'a> {
             let declared = media_type.as_str().escape_debug().to_string();
             cx.skip(&EntryPath::ROOT, Reason::MediaType { declared, found: found.to_string() })?;
         }
-        Ok(Self { blob, algorithm, reader: Reader::new(Tee::new(decoder, algorithm), limits, cx) })
+        Ok(Self { blob, algorithm, expansion_ratio, reader: Reader::new(Tee::new(decoder, algorithm), limits, cx) })
     }
 
     /// The digest of the uncompressed stream, which was read to its end.
@@ -69,13 +71,18 @@ impl EntryStream for LayerReader<'_> {
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.reader.rewind(Tee::new(Decoder::new(self.blob.reader())?, self.algorithm));
+        self.reader.rewind(Tee::new(decoder(self.blob, self.expansion_ratio)?, self.algorithm));
         Ok(())
     }
 
     fn position(&self) -> Option<Position> {
         self.reader.position()
     }
+}
+
+/// A blob's uncompressed bytes, no more than this many times as many as it has.
+fn decoder(blob: &Blob, expansion_ratio: Option<u64>) -> Result<Decoder<BlobReader>> {
+    Ok(Decoder::new(blob.reader())?.expansion_ratio(expansion_ratio, Some(blob.size())))
 }
 
 /// Where a layer's bytes come from.
@@ -120,6 +127,8 @@ pub struct ImportLayerOptions {
     pub media_type: Option<MediaType>,
     /// Labels of the snapshot, where the layer is not there yet.
     pub labels: Labels,
+    /// What the layer may ask for; the store's limits by default. A layer that is there already is not unpacked again for them.
+    pub limits: Option<Limits>,
 }
 
 impl ImportLayerOptions {
@@ -150,6 +159,13 @@ impl ImportLayerOptions {
         self.labels = labels;
         self
     }
+
+    /// With these limits instead of the store's.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
 }
 
 /// What came of importing a layer.
@@ -175,6 +191,7 @@ pub(super) struct Incoming<'a> {
     /// The blob was read and hashed by this operation already.
     pub(super) is_proven: bool,
     pub(super) labels: &'a Labels,
+    pub(super) limits: &'a Limits,
 }
 
 /// A committed layer, and whether it is new.
@@ -208,15 +225,20 @@ impl Store {
     /// ```
     pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
         let parent = options.parent.as_deref().map(|name| self.import_parent(name)).transpose()?;
+        let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        let lease = self.lease()?;
+        if let Some(parent) = &parent {
+            // From here on no collection takes it.
+            self.keep_parent(lease.id(), parent)?;
+        }
         let blob = match source.0 {
             Form::Blob(blob) => blob,
             Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
         };
         let diff_id = match &options.diff_id {
             Some(diff_id) => diff_id.clone(),
-            None => self.diff_id_of(&blob, Algorithm::default(), cx)?,
+            None => diff_id_of(&blob, Algorithm::default(), limits, cx)?,
         };
-        let lease = self.lease()?;
         let incoming = Incoming {
             blob: &blob,
             media_type: options.media_type.as_ref(),
@@ -224,12 +246,13 @@ impl Store {
             parent: parent.as_ref(),
             is_proven: options.diff_id.is_none(),
             labels: &options.labels,
+            limits,
         };
         let landed = self.land(lease.id(), &incoming, cx);
         lease.release()?;
         if landed.is_err() {
             // What was being unpacked; the next collection does it where this cannot.
-            let _ = self.empty_trash(&Context::default());
+            let _ = self.empty_trash_if_free();
         }
         let Landed { chain_id, existed, .. } = landed?;
         Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
@@ -253,6 +276,15 @@ impl Store {
         }
     }
 
+    fn keep_parent(&self, lease: LeaseId, parent: &SnapshotRow) -> Result<()> {
+        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        if transaction.snapshot_by_id(parent.id)?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, OP).at(&parent.name).because("the parent was removed meanwhile"));
+        }
+        transaction.lease_snapshot(lease, parent.id)?;
+        transaction.commit()
+    }
+
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.
     pub(super) fn land(&self, lease: LeaseId, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
@@ -260,7 +292,7 @@ impl Store {
             self.prove(layer, cx)?;
             return Ok(Landed { snapshot, chain_id, existed: true });
         }
-        let _unpacking = self.locks().wait(Subject::Layer(layer.diff_id))?;
+        let _unpacking = self.locks().wait_unless(Subject::Layer(layer.diff_id), &mut || cx.check(OP))?;
         cx.check(OP)?;
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
             self.prove(layer, cx)?;
@@ -290,7 +322,7 @@ impl Store {
         if layer.is_proven || known.as_ref().is_some_and(|row| row.diff_id.as_ref() == Some(layer.diff_id)) {
             return Ok(());
         }
-        let found = self.diff_id_of(layer.blob, layer.diff_id.0.algorithm(), cx)?;
+        let found = diff_id_of(layer.blob, layer.diff_id.0.algorithm(), layer.limits, cx)?;
         if found != *layer.diff_id {
             return Err(wrong_diff_id(layer.diff_id, &found));
         }
@@ -300,30 +332,6 @@ impl Store {
             transaction.commit()?;
         }
         Ok(())
-    }
-
-    /// Reads a layer for its diff id alone.
-    fn diff_id_of(&self, blob: &Blob, algorithm: Algorithm, cx: &Context<'_>) -> Result<DiffId> {
-        let limit = self.limits().unpacked_bytes;
-        let decoder = Decoder::new(blob.reader())?;
-        if decoder.compression() == Compression::None && blob.digest().algorithm() == algorithm {
-            return Ok(DiffId(blob.digest().clone()));
-        }
-        let mut tee = Tee::new(decoder, algorithm);
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            cx.check(OP)?;
-            match tee.read(&mut buffer) {
-                Ok(0) => return Ok(DiffId(tee.finish())),
-                Ok(_) if tee.count() > limit => {
-                    let reason = format!("the layer has more than {limit} bytes uncompressed");
-                    return Err(Error::new(ErrorKind::LimitExceeded, OP).because(reason));
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(OP, error)),
-            }
-        }
     }
 
     /// The layer, where it is committed already.
@@ -400,7 +408,7 @@ impl Store {
     /// Unpacks the layer into a tree, to the end of its stream, and compares the diff id.
     fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<Applied> {
         let algorithm = layer.diff_id.0.algorithm();
-        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, self.limits().clone(), cx)?;
+        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, layer.limits.clone(), cx)?;
         let applied = self.backend().apply(tree, chain, &mut reader, self.ids(), cx)?;
         let found = reader.diff_id();
         if found == *layer.diff_id { Ok(applied) } else { Err(wrong_diff_id(layer.diff_id, &found)) }
@@ -419,6 +427,29 @@ fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
             backend.name()
         ))
         .with_hint("squash some of its layers into one"))
+}
+
+/// Reads a layer for its diff id alone, within the limits that can be told without reading its archive.
+fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx: &Context<'_>) -> Result<DiffId> {
+    let most = limits.unpacked_bytes;
+    let too_many =
+        || Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {most} bytes uncompressed"));
+    let decoder = decoder(blob, limits.expansion_ratio)?;
+    if decoder.compression() == Compression::None && blob.digest().algorithm() == algorithm {
+        return if blob.size() > most { Err(too_many()) } else { Ok(DiffId(blob.digest().clone())) };
+    }
+    let mut tee = Tee::new(decoder, algorithm);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        cx.check(OP)?;
+        match tee.read(&mut buffer) {
+            Ok(0) => return Ok(DiffId(tee.finish())),
+            Ok(_) if tee.count() > most => return Err(too_many()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io(OP, error)),
+        }
+    }
 }
 
 fn wrong_diff_id(expected: &DiffId, found: &DiffId) -> Error {

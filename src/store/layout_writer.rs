@@ -35,6 +35,7 @@ pub(crate) struct NewBlob {
     file: File,
     hasher: Hasher,
     size: u64,
+    is_named: bool,
 }
 
 impl LayoutWriter {
@@ -69,7 +70,7 @@ impl LayoutWriter {
             match directory.create_file(&name, 0o600) {
                 Ok(file) => {
                     let hasher = Hasher::new(algorithm);
-                    return Ok(NewBlob { directory, name, file, hasher, size: 0 });
+                    return Ok(NewBlob { directory, name, file, hasher, size: 0, is_named: false });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.saturating_add(1),
                 Err(error) => return Err(error),
@@ -185,11 +186,12 @@ impl Write for NewBlob {
 
 impl NewBlob {
     /// Names the blob by its digest. Durable when it returns.
-    pub(crate) fn finish(self) -> Result<(Digest, u64)> {
+    pub(crate) fn finish(mut self) -> Result<(Digest, u64)> {
         let digest = self.hasher.clone().finish();
         inode::set_mode(&self.file, 0o644)?;
         durable::sync(&self.file)?;
         self.directory.rename(&self.name, &self.directory, digest.to_hex().as_bytes())?;
+        self.is_named = true;
         self.directory.sync()?;
         Ok((digest, self.size))
     }
@@ -197,8 +199,10 @@ impl NewBlob {
 
 impl Drop for NewBlob {
     fn drop(&mut self) {
-        // After `finish` the name is gone already.
-        let _ = self.directory.unlink(&self.name);
+        // After `finish` the name may be another thread's already.
+        if !self.is_named {
+            let _ = self.directory.unlink(&self.name);
+        }
     }
 }
 
@@ -282,5 +286,23 @@ mod tests {
         drop(writer.new_blob(Algorithm::Sha512).unwrap());
         assert_eq!(std::fs::read_dir(temp.path().join("blobs/sha512")).unwrap().count(), 1);
         assert_eq!(writer.put(&Algorithm::Sha256.digest(b"x"), &mut &b"y"[..]).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn threads_put_blobs_into_one_layout() {
+        let temp = tempfile::tempdir().unwrap();
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let writer = &writer;
+                scope.spawn(move || {
+                    for round in 0..25 {
+                        let content = format!("{thread} {round}");
+                        writer.put(&Algorithm::Sha256.digest(content.as_bytes()), &mut content.as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(temp.path().join("blobs/sha256")).unwrap().count(), 100);
     }
 }

@@ -26,6 +26,7 @@ mod orphans;
 mod prepare;
 mod recover;
 mod remove;
+mod reserve;
 mod resolve;
 mod select;
 mod source;

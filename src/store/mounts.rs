@@ -2,9 +2,11 @@
 
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock::Subject;
+use crate::metadata::SnapshotRow;
 use crate::mount::Mount;
 use crate::snapshot::Kind;
-use crate::tree::Access;
+use crate::tree::{Access, TreeId};
 
 impl Store {
     /// What is to be mounted for an Active snapshot or a View: the same as when it was made, also in another process.
@@ -20,11 +22,18 @@ impl Store {
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a Committed snapshot, which is mounted through a View or an Active one on it; `Io`.
     pub fn mounts(&self, key: &str) -> Result<Mount> {
-        let (row, chain) = {
-            let reader = self.metadata().read()?;
-            let row = reader.snapshot(key)?.ok_or_else(|| no_snapshot("mounts", key))?;
-            let chain = row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
-            (row, chain)
+        let (mut row, mut chain) = self.to_mount(key)?;
+        let _not_committed = if row.kind == Kind::Active && self.backend().is_frozen(row.tree)? {
+            // It is being committed, or a commit of it was cut off. Whoever waited looks again.
+            let held = self.locks().wait(Subject::Tree(row.tree))?;
+            let tree = row.tree;
+            (row, chain) = self.to_mount(key)?;
+            if row.kind == Kind::Active && row.tree == tree {
+                self.backend().thaw(tree)?;
+            }
+            Some(held)
+        } else {
+            None
         };
         let access = match row.kind {
             Kind::Active => Access::ReadWrite,
@@ -37,5 +46,12 @@ impl Store {
             }
         };
         self.backend().mount(row.tree, &chain, access)
+    }
+
+    fn to_mount(&self, key: &str) -> Result<(SnapshotRow, Vec<TreeId>)> {
+        let reader = self.metadata().read()?;
+        let row = reader.snapshot(key)?.ok_or_else(|| no_snapshot("mounts", key))?;
+        let chain = row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
+        Ok((row, chain))
     }
 }

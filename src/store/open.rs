@@ -102,7 +102,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `PermissionDenied` for a directory that cannot be written; `Unsupported` where the file system or the system cannot do what the
+    /// `PermissionDenied` for a directory that cannot be written, and for a store that belongs to another user, whoever asks; `Unsupported` where the file system or the system cannot do what the
     /// backend needs; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
     /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
     pub fn open_with(options: &StoreOptions) -> Result<Self> {
@@ -112,7 +112,8 @@ impl Store {
             let home = Home::open(&path, sharing)?;
             match open_in(home, &path, options)? {
                 Some(store) => {
-                    store.recover()?;
+                    store.with_reserve(|| store.recover())?;
+                    store.keep_reserve();
                     return Ok(store);
                 }
                 // A crash left a store that is not yet one: it is made anew, by whoever has it alone.

@@ -109,7 +109,7 @@ impl Store {
         let Some(parent) = parent else { return Ok((None, Vec::new(), Attributes::implied())) };
         let parent = reader.snapshot(parent.as_str())?.ok_or_else(|| no_parent(op, parent))?;
         if parent.kind != Kind::Committed {
-            let reason = format!("the parent is {}; only a committed snapshot can be one", parent.kind);
+            let reason = format!("the parent's kind is {}; only a committed snapshot can be one", parent.kind);
             return Err(Error::new(ErrorKind::InvalidArgument, op).at(&parent.name).because(reason));
         }
         let (chain, root) = (reader.chain(parent.id)?, parent.root.clone());
@@ -151,6 +151,8 @@ impl Store {
 
     /// Throws away a tree that did not get its name. What fails here is done by the next collection.
     fn abandon_tree(&self, tree: TreeId) {
+        // It has no name, so its bytes need not wait for the row's end: on a full disk that may not be written.
+        let _ = self.backend().remove(tree);
         let _ = (|| {
             let transaction = self.metadata().write_to_survive(Survives::Process)?;
             transaction.trash_tree(tree)?;

@@ -5,28 +5,45 @@
 //! deleted: it moves to `lost+found`. Looking for such directories takes time, and is needed only once in each boot.
 
 use super::directories::{LOST, private_directory};
+use super::orphans::INGEST_IDLE;
 use super::{Store, directories};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Survives;
 use crate::progress::Context;
-use crate::sys::{Dir, boot};
+use crate::sys::{Dir, boot, capabilities};
 use crate::tree::TreeId;
 
 impl Store {
     /// Clears away what is left of crashes.
     pub(super) fn recover(&self) -> Result<()> {
+        self.delete_dead_ingests()?;
         for tree in self.end_dead_leases()? {
-            self.delete_trash_tree(tree)?;
+            // It is in the trash: what cannot be deleted now is no reason not to open the store.
+            if let Err(error) = self.delete_trash_tree(tree) {
+                tracing::warn!(%tree, %error, "what a dead process was making cannot be deleted");
+            }
+        }
+        if let Err(error) = self.content().clean_ingests(INGEST_IDLE) {
+            tracing::warn!(%error, "what a dead process was taking in cannot be deleted");
         }
         let boot = boot::id();
         if boot.is_empty() || self.metadata().read()?.store()?.boot != boot {
             self.find_lost_trees()?;
+            self.clear_probes();
             self.delete_orphans(&Context::default())?;
             let transaction = self.metadata().write_to_survive(Survives::Process)?;
             transaction.set_boot(&boot)?;
             transaction.commit()?;
         }
         Ok(())
+    }
+
+    /// Deletes what trials of dead processes left among the trees. It is a few empty files: what cannot be deleted does no harm.
+    pub(super) fn clear_probes(&self) {
+        let cleared = self.directory().child(directories::TREES.as_bytes()).and_then(|trees| capabilities::clear_probes(&trees));
+        if let Err(error) = cleared {
+            tracing::warn!(%error, "what a dead process was trying out cannot be deleted");
+        }
     }
 
     /// Moves trees without a row to `lost+found`.

@@ -3,7 +3,7 @@
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{Reader, SnapshotRow};
+use crate::metadata::{Reader, SnapshotRow, Survives};
 use crate::snapshot::Kind;
 
 /// How many of those that stand in the way a message names.
@@ -27,6 +27,10 @@ impl Store {
     /// `NotFound`; `InUse` where other snapshots or an image stand on it, where it is being committed, or where it is mounted and the
     /// system tells; `Io`.
     pub fn remove(&self, name: &str) -> Result<()> {
+        self.with_reserve(|| self.remove_now(name))
+    }
+
+    fn remove_now(&self, name: &str) -> Result<()> {
         let seen = self.removable(&self.metadata().read()?, name)?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {
@@ -38,7 +42,7 @@ impl Store {
         if seen.kind != Kind::Committed && self.backend().is_mounted(seen.tree)? {
             return Err(in_use(name, "it is mounted").with_hint("unmount it first"));
         }
-        let transaction = self.metadata().write()?;
+        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
         let row = self.removable(&transaction, name)?;
         if row.id != seen.id {
             return Err(in_use(name, "it was made anew meanwhile"));

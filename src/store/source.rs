@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::content::{Blob, Expected};
 use crate::error::{Error, ErrorKind, Result};
@@ -14,6 +14,7 @@ use crate::store::image::document::{DOCUMENT_MAX, Reference};
 use crate::store::intake::Intake;
 use crate::store::layout::Layout;
 use crate::sys::host::{self, Opened};
+use crate::tar::Limits;
 
 /// An image to import: the directory of an OCI image layout, or a tar of one or of `docker save`, compressed or not.
 ///
@@ -70,9 +71,11 @@ impl<'a> ImageSource<'a> {
     /// `InvalidArgument` for what cannot be read here, a registry above all; the hint shows the pipe that can.
     pub fn parse(text: &str) -> Result<Self> {
         if let Some(name) = text.strip_prefix("docker://") {
+            // A docker archive takes tags alone.
+            let tagged = if name.contains('@') { String::new() } else { format!(":{name}") };
             return Err(Error::new(ErrorKind::InvalidArgument, Self::OP).at(text).because("plywood does not talk to registries").with_hint(
                 format!(
-                    "let skopeo fetch it: `skopeo copy --quiet docker://{name} docker-archive:/dev/stdout:{name} | plywood import -`, or, \
+                    "let skopeo fetch it: `skopeo copy --quiet docker://{name} docker-archive:/dev/stdout{tagged} | plywood import -`, or, \
                      with the registry's own manifest: `skopeo copy docker://{name} oci:DIR:latest && plywood import DIR`"
                 ),
             ));
@@ -101,21 +104,42 @@ impl<'a> ImageSource<'a> {
         })
     }
 
+    /// The path that it is read from, if it is one.
+    pub(crate) fn place(&self) -> Option<&Path> {
+        match &self.form {
+            Form::Path(path) => Some(path),
+            Form::Reader(_) => None,
+        }
+    }
+
     pub(crate) fn reference(&self) -> Option<&str> {
         self.reference.as_deref()
     }
 
     /// Opens the source; of an archive everything is read, and its blobs are taken in.
-    pub(crate) fn open(self, intake: &mut Intake<'_>) -> Result<Files> {
+    pub(crate) fn open(self, limits: &Limits, intake: &mut Intake<'_>) -> Result<Files> {
         match self.form {
-            Form::Reader(reader) => Archive::read(reader, intake).map(Files::Archive),
+            Form::Reader(reader) => Archive::read(reader, None, limits, intake).map(Files::Archive).map_err(perhaps_a_layer),
             Form::Path(path) => match host::open(&path)? {
                 Opened::Directory(directory) => Ok(Files::Layout(Layout::new(directory, path))),
                 Opened::File(file) => {
-                    Archive::read(Box::new(file), intake).map(Files::Archive).map_err(|error| Error::at(error, &path))
+                    let metadata = file.metadata().map_err(|error| Error::io("stat", error).at(&path))?;
+                    // A pipe has no size.
+                    let size = metadata.is_file().then_some(metadata.len());
+                    Archive::read(Box::new(file), size, limits, intake)
+                        .map(Files::Archive)
+                        .map_err(|error| perhaps_a_layer(error).at(&path))
                 }
             },
         }
+    }
+}
+
+/// An archive that cannot be read as an image's may be one layer of one.
+fn perhaps_a_layer(error: Error) -> Error {
+    match (error.kind(), error.hint()) {
+        (ErrorKind::InvalidLayer, None) => error.with_hint("an archive of a single layer is imported with `plywood layer import`"),
+        _ => error,
     }
 }
 

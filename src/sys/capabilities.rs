@@ -15,7 +15,7 @@ use super::mount::Api;
 use super::{Dir, namespace};
 use crate::error::{Error, Result};
 
-pub(crate) use trial::{OverlayTrial, Scratch, file_system, try_overlay};
+pub(crate) use trial::{OverlayTrial, Scratch, clear_probes, file_system, try_overlay};
 
 /// One thing that can be done here or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -209,8 +209,12 @@ pub(crate) fn explain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        // An error of the kernel's that our own quotes is not said twice.
+        let link = error.to_string();
+        if !text.contains(&link) {
+            text.push_str(": ");
+            text.push_str(&link);
+        }
         cause = error.source();
     }
     text

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 use super::content::next_data;
 use super::descent::unless_gone;
 use super::{Descent, Dir, FileType, Root, Stat, describe, inode, xattr};
-use crate::entry::Timestamp;
 use crate::error::{Error, Result};
 use crate::path::EntryPath;
 

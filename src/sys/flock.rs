@@ -4,11 +4,15 @@
 //! shares the description until it executes something else, so a lock is always released explicitly.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{Error, Result};
+
+/// How long a wait that can be ended looks away.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// How a lock is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,24 @@ impl Flock {
         Ok(Self(fd))
     }
 
+    /// Waits for an exclusive lock until `check` fails, which is asked again and again meanwhile: at first every millisecond, later
+    /// every [`PAUSE_MAX`].
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait); those of `check`.
+    pub(crate) fn wait_unless(mut fd: OwnedFd, check: &mut dyn FnMut() -> Result<()>) -> Result<Self> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            fd = match Self::attempt(fd, Sharing::Exclusive)? {
+                Ok(held) => return Ok(held),
+                Err(fd) => fd,
+            };
+            check()?;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
     /// Takes the lock if it is free now; gives the descriptor back where somebody else has it.
     ///
     /// # Errors
@@ -52,14 +74,6 @@ impl Flock {
             Err(Errno::WOULDBLOCK) => Ok(Err(fd)),
             Err(errno) => Err(Error::io("flock", errno)),
         }
-    }
-
-    /// Gives the lock up, and says so when that fails.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(crate) fn release(self) -> Result<()> {
-        unlock(self.0.as_fd()).map_err(|errno| Error::io("flock", errno))
     }
 }
 
@@ -94,7 +108,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let held = Flock::wait(open(&directory), Sharing::Exclusive).unwrap();
         let refused = Flock::attempt(open(&directory), Sharing::Shared).unwrap().unwrap_err();
-        held.release().unwrap();
+        drop(held);
         drop(Flock::attempt(refused, Sharing::Shared).unwrap().unwrap());
     }
 

@@ -26,6 +26,7 @@ impl IdRange {
 pub(crate) struct IdMap(Vec<IdRange>);
 
 impl IdMap {
+    #[cfg(test)]
     /// The map of the initial namespace: every id but -1, unchanged.
     pub(crate) fn identity() -> Self {
         Self(vec![IdRange { inside: 0, outside: 0, count: u32::MAX }])
@@ -56,6 +57,7 @@ impl IdMap {
         self.0.iter().find_map(|range| range.find(id))
     }
 
+    #[cfg(test)]
     /// Whether every id is mapped to itself, as in the initial namespace.
     pub(crate) fn is_identity(&self) -> bool {
         matches!(self.0.as_slice(), [IdRange { inside: 0, outside: 0, count: u32::MAX }])

@@ -3,9 +3,6 @@
 //! Everything here works on descriptors that are held, by single names or by paths that the kernel resolves inside a root; nothing
 //! takes a path apart, checks it and then uses it again. What a name *means* (markers, layers, snapshots) is left to the tiers above.
 
-// The tiers above do not use all of this yet.
-#![allow(dead_code, unused_imports)]
-
 pub(crate) mod boot;
 pub(crate) mod capabilities;
 pub(crate) mod content;
@@ -21,6 +18,7 @@ pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod posix_lock;
 pub(crate) mod remove;
+pub(crate) mod reserve;
 pub(crate) mod root;
 #[cfg(test)]
 pub(crate) mod test_support;

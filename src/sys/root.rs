@@ -51,6 +51,7 @@ impl Root {
         Self { fd, walk: AtomicBool::new(false) }
     }
 
+    #[cfg(test)]
     /// The same as if the kernel had no openat2.
     #[must_use]
     pub(crate) fn without_openat2(self) -> Self {
@@ -68,6 +69,7 @@ impl Root {
         self.resolve(path, Last::Follow)
     }
 
+    #[cfg(test)]
     /// The same, but a symlink as the last component is held itself.
     pub(crate) fn open_no_follow(&self, path: &[u8]) -> Result<OwnedFd> {
         self.resolve(path, Last::Hold)

@@ -2,6 +2,9 @@
 
 /// Bounds on one layer. Each is checked while the stream is read; nothing is allocated because a header declares it.
 ///
+/// What is more than `entries`, `unpacked_bytes`, `header_bytes`, `xattr_bytes`, `sparse_segments`, `file_bytes` or `expansion_ratio`
+/// allow is `LimitExceeded`; a path or symlink target that is too long or too deep is `InvalidLayer`, as it is for every other rule of names.
+///
 /// ```
 /// let mut limits = plywood::tar::Limits::default();
 /// limits.unpacked_bytes = 10 << 30;
@@ -11,7 +14,7 @@
 pub struct Limits {
     /// Tar members, markers included. 5,000,000 by default.
     pub entries: u64,
-    /// Bytes of the uncompressed stream. 1 TiB by default.
+    /// Bytes of the uncompressed stream, what follows the archive's end included. 1 TiB by default.
     pub unpacked_bytes: u64,
     /// Bytes of a path or symlink target. 4,096 by default.
     pub path_bytes: usize,
@@ -25,6 +28,9 @@ pub struct Limits {
     pub sparse_segments: usize,
     /// Apparent size of one file in bytes, holes included. None by default.
     pub file_bytes: Option<u64>,
+    /// How many times as many bytes the uncompressed stream may have as the compressed one. None by default. Checked where a layer is
+    /// decompressed, by the store; a [`Reader`](super::Reader) sees uncompressed bytes alone.
+    pub expansion_ratio: Option<u64>,
 }
 
 impl Default for Limits {
@@ -38,6 +44,7 @@ impl Default for Limits {
             xattr_bytes: 1 << 20,
             sparse_segments: 1_000_000,
             file_bytes: None,
+            expansion_ratio: None,
         }
     }
 }

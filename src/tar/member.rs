@@ -134,7 +134,11 @@ impl Member {
         let path = EntryPath::parse(&self.name)?;
         let (uid, gid) = (id(self.uid, "uid")?, id(self.gid, "gid")?);
         let (path, change) = match whiteout::classify(path)? {
-            Meaning::AufsMetadata(path) => return Ok(Err(path)),
+            Meaning::AufsMetadata(path) => {
+                // It is kept in the report.
+                check(&path, limits)?;
+                return Ok(Err(path));
+            }
             Meaning::Whiteout(path) => (path, Change::Whiteout),
             Meaning::Opaque(path) => (path, Change::Opaque),
             Meaning::Entry(path) => {
@@ -168,8 +172,9 @@ impl Member {
                 if self.link.is_empty() || self.link.contains(&0) {
                     return Err(Fault::new("a symlink's target is empty or has a NUL byte"));
                 }
-                if self.link.len() > limits.path_bytes.min(TARGET_MAX) {
-                    return Err(Fault::new("a symlink's target is too long"));
+                let most = limits.path_bytes.min(TARGET_MAX);
+                if self.link.len() > most {
+                    return Err(Fault::new(format!("a symlink's target of more than {most} bytes")));
                 }
                 Node::Symlink { target: self.link.clone() }
             }

@@ -11,8 +11,18 @@ mod arch;
 mod cli;
 #[cfg(feature = "testing")]
 mod conformance;
+#[cfg(feature = "testing")]
+mod contention;
+#[cfg(feature = "testing")]
+mod crash;
+#[cfg(feature = "testing")]
+mod foreign;
+#[cfg(feature = "testing")]
+mod full_disk;
 mod fuzz_properties;
 mod fuzz_replay;
+#[cfg(feature = "testing")]
+mod hostile;
 #[cfg(feature = "testing")]
 mod images;
 #[cfg(all(feature = "cli", feature = "testing"))]

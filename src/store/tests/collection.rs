@@ -188,3 +188,32 @@ fn many_layers_go_in_several_transactions() {
     assert_eq!(gc(&store).snapshots.len(), 150);
     assert_eq!(store.names("trees"), [""; 0]);
 }
+
+#[test]
+fn a_wait_for_another_collection_can_be_cancelled() {
+    struct Impatient;
+
+    impl crate::progress::Progress for Impatient {
+        fn is_cancelled(&self) -> bool {
+            true
+        }
+    }
+
+    let store = Scratch::new();
+    let _collecting = store.locks().wait(crate::lock::Subject::Collection).unwrap();
+    let cx = crate::Context::new(&Impatient);
+    assert_eq!(kind_of(store.again().gc(&GcOptions::default(), &cx)), ErrorKind::Cancelled);
+    assert_eq!(kind_of(store.again().empty_trash(&cx)), ErrorKind::Cancelled);
+    // What ends a failed import waits for nobody.
+    store.empty_trash_if_free().unwrap();
+}
+
+#[test]
+fn what_is_removed_while_it_is_compared_is_no_layer() {
+    let store = Scratch::new();
+    store.prepare("key", None).unwrap();
+    std::fs::write(store.fake.path(crate::tree::TreeId(1)).join("file"), "content").unwrap();
+    let error = store.changes("key", &crate::Context::default(), |_| store.remove("key")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("meanwhile"), "{error}");
+}

@@ -45,6 +45,18 @@ fn die(store: &Store) {
 }
 
 #[test]
+fn bytes_of_unknown_digest_that_a_dead_process_took_in_go_when_the_store_is_opened() {
+    let store = Scratch::new();
+    let dead = store.root().join("ingest/new-1-99");
+    std::fs::write(&dead, "worthless").unwrap();
+    let resumable = store.root().join(format!("ingest/sha256-{}", "0".repeat(64)));
+    std::fs::write(&resumable, "somebody may go on").unwrap();
+    let _again = store.again();
+    assert!(!dead.exists());
+    assert!(resumable.exists());
+}
+
+#[test]
 fn a_tree_that_never_got_its_name_is_cleared_when_the_store_is_opened() {
     let store = Scratch::new();
     let session = store.session().unwrap();
@@ -122,4 +134,53 @@ fn the_log_does_not_grow_for_ever() {
     }
     let length = std::fs::metadata(store.path("plywood.db-wal")).unwrap().len();
     assert!(length < 8 << 20, "{length}");
+}
+
+#[test]
+fn what_cannot_be_deleted_keeps_nothing_else_and_nobody_out() {
+    let store = Scratch::new();
+    let session = store.session().unwrap();
+    let transaction = store.metadata().write().unwrap();
+    let tree = transaction.allocate_tree(session, "fake").unwrap();
+    transaction.commit().unwrap();
+    store.fake.fill(tree, "never named");
+    store.prepare("key", None).unwrap();
+    store.remove("key").unwrap();
+    *store.fake.stuck.lock().unwrap() = Some(tree);
+    die(&store);
+    let again = store.again();
+    assert_eq!(kind_of(again.gc(&GcOptions::default(), &crate::Context::default())), ErrorKind::InUse);
+    assert_eq!(store.names("trees"), [tree.to_string()], "the others are gone");
+    *store.fake.stuck.lock().unwrap() = None;
+    assert_eq!(again.gc(&GcOptions::default(), &crate::Context::default()).unwrap().trees, 1);
+    assert_eq!(store.names("trees"), [""; 0]);
+}
+
+#[test]
+fn what_killed_processes_tried_out_is_cleared_and_what_living_ones_try_is_not() {
+    let store = Scratch::new();
+    let dead = store.path("trees/.probe-1-0");
+    std::fs::create_dir_all(dead.join("0/upper")).unwrap();
+    let trees = crate::sys::Dir::open(store.path("trees")).unwrap();
+    let living = crate::sys::capabilities::Scratch::new(&trees).unwrap();
+    store.gc(&GcOptions::default(), &crate::Context::default()).unwrap();
+    assert!(!dead.exists());
+    assert_eq!(store.names("trees").len(), 1);
+    drop(living);
+    assert_eq!(store.names("trees"), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_process_took_in_is_deleted_unless_somebody_may_go_on_with_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let store = Scratch::new();
+    let names = ["sha256-discarded", "sha256-resumable", "new-1-0"];
+    for (name, mode) in names.into_iter().zip([0o700, 0o600, 0o600]) {
+        let path = store.path("ingest").join(name);
+        std::fs::write(&path, "half").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    drop(store.again());
+    assert_eq!(store.names("ingest"), ["sha256-resumable"]);
 }

@@ -22,6 +22,8 @@ pub(super) struct Fake {
     /// The next call of `create` or `commit` fails.
     pub(super) fails: AtomicBool,
     pub(super) chains: Mutex<Vec<Vec<TreeId>>>,
+    /// This tree cannot be deleted.
+    pub(super) stuck: Mutex<Option<TreeId>>,
 }
 
 impl Fake {
@@ -32,6 +34,7 @@ impl Fake {
             mounted: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             chains: Mutex::default(),
+            stuck: Mutex::default(),
         }
     }
 
@@ -119,6 +122,9 @@ impl Backend for Fake {
     }
 
     fn remove(&self, tree: TreeId) -> Result<()> {
+        if *self.stuck.lock().unwrap() == Some(tree) {
+            return Err(Error::new(ErrorKind::InUse, "remove"));
+        }
         match fs::remove_dir_all(self.path(tree)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(|error| Error::io("remove", error)),

@@ -62,6 +62,23 @@ fn a_directory_that_is_used_for_something_else_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_store_of_somebody_else_is_refused_even_by_root() {
+    let store = Scratch::new();
+    let (directory, fake) = (store.directory, store.fake);
+    drop(store.store);
+    if !rustix::process::geteuid().is_root() {
+        return crate::sys::test_support::skip("a_store_of_somebody_else_is_refused_even_by_root", "only root can give it away");
+    }
+    let root = directory.path().join("store");
+    std::os::unix::fs::chown(&root, Some(4242), None).unwrap();
+    let error = open(&directory, &fake).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(error.reason(), Some("it belongs to the user 4242, and this process is 0"));
+    std::os::unix::fs::chown(&root, Some(0), None).unwrap();
+    open(&directory, &fake).unwrap();
+}
+
+#[test]
 fn a_root_that_cannot_be_written_is_permission_denied_and_nothing_is_left() {
     let directory = tempfile::tempdir().unwrap();
     // Not even root can make a directory here.

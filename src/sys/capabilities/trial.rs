@@ -11,16 +11,21 @@ use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
+use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::{Api, FsContext, clone_mount, is_read_only, legacy, map_owners};
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 
-/// A directory for trials. Dropping it deletes it.
+/// How the names of directories for trials begin.
+const PROBE: &[u8] = b".probe-";
+
+/// A directory for trials. Dropping it deletes it; a lock on it tells who is still at it.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     parent: Dir,
     name: Vec<u8>,
     dir: Dir,
     next: AtomicU32,
+    _alive: Flock,
 }
 
 impl Scratch {
@@ -28,11 +33,15 @@ impl Scratch {
     pub(crate) fn new(parent: &Dir) -> Result<Self> {
         let pid = rustix::process::getpid().as_raw_nonzero();
         for n in 0..1000_u32 {
-            let name = format!(".probe-{pid}-{n}").into_bytes();
-            match parent.mkdir_open(&name, 0o700) {
-                Ok(dir) => return Ok(Self { parent: parent.try_clone()?, name, dir, next: AtomicU32::new(0) }),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            let name = [PROBE, format!("{pid}-{n}").as_bytes()].concat();
+            let dir = match parent.mkdir_open(&name, 0o700) {
+                Ok(dir) => dir,
+                // Taken; or found unlocked and cleared away at this very moment.
+                Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => continue,
                 Err(error) => return Err(error),
+            };
+            if let Some(alive) = lock_probe(parent, &name, &dir)? {
+                return Ok(Self { parent: parent.try_clone()?, name, dir, next: AtomicU32::new(0), _alive: alive });
             }
         }
         Err(Error::new(ErrorKind::AlreadyExists, "probe").because("a thousand trials are left there, named .probe-*"))
@@ -46,6 +55,31 @@ impl Scratch {
     fn name(&self) -> Vec<u8> {
         format!("{}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
+}
+
+/// Locks a directory for trials, if nobody else has and it still stands at its name.
+fn lock_probe(parent: &Dir, name: &[u8], dir: &Dir) -> Result<Option<Flock>> {
+    // A description of its own: the lock must not be shared with other users of `dir`.
+    let Ok(lock) = Flock::attempt(inode::reopen(dir)?, Sharing::Exclusive)? else { return Ok(None) };
+    let held = inode::stat(&lock)?;
+    Ok(parent.stat(name)?.is_some_and(|named| named.same_inode(&held)).then_some(lock))
+}
+
+/// Deletes the directories for trials that killed processes left in a directory.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn clear_probes(parent: &Dir) -> Result<()> {
+    for entry in parent.entries()? {
+        let name = entry?.name;
+        if name.starts_with(PROBE)
+            && let Some(dir) = parent.try_child(&name)?
+            && let Some(_dead) = lock_probe(parent, &name, &dir)?
+        {
+            parent.remove_tree(&name)?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Scratch {

@@ -69,6 +69,7 @@ as_everybody! {
             (&["layer", "import", "good.tar", "--diff-id", "sha256:12"], "InvalidArgument"),
             (&["layer", "import", "good.tar", "--parent", "nobody"], "NotFound"),
             (&["layer", "import", "missing.tar"], "NotFound"),
+            (&["layer", "import", "."], "InvalidArgument"),
             (&["import", "missing"], "NotFound"),
             (&["import", "."], "NotFound"),
         ] {
@@ -91,8 +92,11 @@ as_everybody! {
             store.ok(&["prepare", &format!("box-{number}")]);
         }
         let script = "\"$PLYWOOD\" --root store snapshots | head -n 1; exit ${PIPESTATUS[0]}";
-        let output = Tool::new("bash").args(["-c", script]).current_dir(store.path("")).env("PLYWOOD", plywood().program()).ok();
-        assert_eq!(output.stderr, "");
+        let completion = "\"$PLYWOOD\" completion bash | head -n 1; exit ${PIPESTATUS[0]}";
+        for script in [script, completion] {
+            let output = Tool::new("bash").args(["-c", script]).current_dir(store.path("")).env("PLYWOOD", plywood().program()).ok();
+            assert_eq!(output.stderr, "");
+        }
     }
 }
 
@@ -116,6 +120,10 @@ fn a_root_that_cannot_be_written_is_refused() {
         assert_eq!(output.status, 1, "{output:?}");
         let error: Value = serde_json::from_str(&output.stderr).unwrap();
         assert_eq!(error["kind"], "PermissionDenied", "{error}");
+        let doctor = plywood().args(["--json", "--root", "/var/plywood-store", "doctor"]).ok();
+        let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let names_it = |check: &Value| check["works"] == false && check["found"].as_str().unwrap().starts_with("/var: ");
+        assert!(findings["backend"].is_null() && findings["checks"].as_array().unwrap().iter().any(names_it), "{findings}");
     });
 }
 
@@ -147,6 +155,34 @@ fn a_full_disk_is_named_and_nothing_is_left() {
         assert_eq!(error["kind"], "NoSpace", "{error}");
         assert_eq!(store(&["snapshots"]).ok().stdout.trim(), "[]");
         assert!(fs::read_dir("/mnt/small/store/ingest").unwrap().next().is_none(), "nothing is left");
+    });
+}
+
+#[test]
+fn a_full_disk_can_be_emptied() {
+    Sandbox::root().run(|| {
+        let target = Path::new("/mnt/small");
+        Disk::Tmpfs(16 << 20).mount(target);
+        let store = |arguments: &[&str]| plywood().args(["--root", "/mnt/small/store"]).args(arguments);
+        for key in ["one", "two"] {
+            store(&["prepare", key]).ok();
+        }
+        store(&["commit", "two-1", "two"]).ok();
+        fs::create_dir("/mnt/box").unwrap();
+        store(&["mount", "one", "/mnt/box"]).ok();
+        // To the last block: the database cannot even write down what is to go.
+        let mut file = fs::File::create("/mnt/box/file").unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        drop(file);
+        store(&["umount", "/mnt/box"]).ok();
+        let error = store(&["prepare", "three"]).run();
+        assert!(error.status == 1 && error.stderr.contains("no space left") && error.stderr.contains("plywood gc"), "{error:?}");
+        assert!(error.stderr.contains("/mnt/small/store"), "the file system is named: {error:?}");
+        store(&["diff", "two-1", "-o", "/mnt/two.tar"]).ok();
+        store(&["export", "two-1", "/mnt/layout"]).ok();
+        store(&["remove", "one"]).ok();
+        store(&["prepare", "three"]).ok();
+        assert!(fs::metadata("/mnt/small/store/reserve").is_ok(), "room is kept for the next time");
     });
 }
 

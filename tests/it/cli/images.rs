@@ -61,9 +61,14 @@ as_everybody! {
         let (first, second) = (export("v1"), export("v2"));
         assert_eq!(first["manifest"]["digest"], second["manifest"]["digest"], "the same snapshot gives the same bytes");
         assert_eq!(first["layers"].as_array().unwrap().len(), 3);
+        assert_eq!(first["base"], "one");
+        store.ok(&["prepare", "alone"]);
+        store.ok(&["commit", "scratch", "alone"]);
+        let scratch = store.ok(&["export", "scratch", "out"]);
+        assert!(scratch.stderr.contains("no environment"), "what the config lacks is said: {scratch:?}");
         store.ok(&["export", "one", "out"]);
         let index: Value = serde_json::from_slice(&fs::read(store.path("out/index.json")).unwrap()).unwrap();
-        assert_eq!(index["manifests"].as_array().unwrap().len(), 3);
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 4);
         let again = Store::new("auto");
         let layout = format!("oci:{}:v1", store.path("out").display());
         again.ok(&["import", &layout]);

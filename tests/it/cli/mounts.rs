@@ -34,13 +34,14 @@ fn outside_the_namespace_an_ordinary_user_is_shown_the_way() {
         let store = Store::new("auto");
         store.ok(&["prepare", "box"]);
         fs::create_dir(store.path("m")).unwrap();
-        for (arguments, again) in [
-            (&["mount", "box", "m"][..], "plywood unshare plywood mount box m"),
-            (&["prepare", "new", "--mount", "m"], "plywood unshare plywood prepare new --mount m"),
-        ] {
+        let root = format!("plywood --root {}", store.path("store").display());
+        for (arguments, again) in
+            [(&["mount", "box", "m"][..], "mount box m"), (&["prepare", "new", "--mount", "m"], "prepare new --mount m")]
+        {
             let error = store.error(arguments);
             assert_eq!(error["kind"], "PermissionDenied");
-            assert!(error["hint"].as_str().unwrap().starts_with(again), "{error}");
+            let hint = error["hint"].as_str().unwrap();
+            assert!(hint.starts_with("`plywood unshare`") && hint.contains(&format!("{root} {again};")), "{error}");
         }
         assert_eq!(store.json(&["snapshots"]).as_array().unwrap().len(), 1);
     });
@@ -107,5 +108,8 @@ as_everybody! {
         }
         assert!(store.ok(&["doctor"]).stdout.contains("overlay"));
         assert!(!store.path("store").exists(), "looking makes no store");
+        let made = Store { backend: "copy", ..store };
+        made.ok(&["images"]);
+        assert_eq!(made.json(&["doctor"])["store"], "a store with the copy backend");
     }
 }

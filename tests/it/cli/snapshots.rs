@@ -65,6 +65,21 @@ as_everybody! {
         store.ok(&["prepare", &digits[..8]]);
         assert_eq!(store.json(&["stat", &digits[..8]])["kind"], "active");
     }
+    an_ambiguous_beginning_lists_the_candidates {
+        let store = Store::new("auto");
+        let mut seen = std::collections::BTreeMap::new();
+        let layers = (0..).map(|number: u32| Layer::new().file("number", number.to_string()));
+        let (one, two) = layers
+            .map(|layer| (layer.diff_id().0.to_hex()[..4].to_owned(), layer))
+            .find_map(|(digits, layer)| seen.insert(digits, layer.clone()).map(|other| (other, layer)))
+            .unwrap();
+        let (one, two) = (store.layer(&one, None), store.layer(&two, None));
+        let digits = &one.strip_prefix("sha256:").unwrap()[..4];
+        let error = store.error(&["stat", digits]);
+        assert_eq!(error["kind"], "InvalidArgument");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&one) && message.contains(&two), "{message}");
+    }
     a_change_is_listed_and_written_as_the_same_layer_again_and_again {
         let store = Store::new("auto");
         let chain = store.layer(&base(), None);
@@ -74,6 +89,9 @@ as_everybody! {
         assert_eq!(store.ok(&["changes", "box"]).stdout, "C /\nA /dir\nC /etc\nD /etc/old\nC /etc/motd\n");
         store.ok(&["commit", "changed", "box"]);
         store.ok(&["diff", "changed", "-o", "one.tar"]);
+        let dash = Tool::new("bash").args(["-c", "\"$PLYWOOD\" --root store diff changed -o - | cmp - one.tar"]);
+        dash.env("PLYWOOD", plywood().program()).current_dir(store.path("")).ok();
+        assert!(!store.path("-").exists());
         let piped = Tool::new("bash").args(["-c", "\"$PLYWOOD\" --root store diff changed > two.tar"]).env("PLYWOOD", plywood().program());
         piped.current_dir(store.path("")).ok();
         assert_eq!(fs::read(store.path("one.tar")).unwrap(), fs::read(store.path("two.tar")).unwrap());

@@ -11,6 +11,9 @@ use std::process::Command;
 pub(crate) enum Disk {
     /// ext4: no reflinks, little room for xattrs.
     Ext4,
+    /// ext4 of so many bytes, all of them for everybody: to be filled.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    SmallExt4(u64),
     /// xfs with reflinks.
     Xfs,
     /// btrfs.
@@ -26,6 +29,7 @@ impl Disk {
     fn maker(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
+            Self::SmallExt4(_) => Some(("mkfs.ext4", &["-q", "-F", "-m", "0"])),
             Self::Xfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1"])),
             Self::Btrfs => Some(("mkfs.btrfs", &["-q"])),
             Self::Ramfs | Self::Tmpfs(_) => None,
@@ -55,7 +59,8 @@ impl Disk {
             return run("mount", &["-t", kind, "-o", &options, kind, target_text]);
         };
         let image = Path::new(super::sandbox::STAGE).join(format!("{}.img", target_text.replace('/', "_")));
-        File::create(&image).unwrap().set_len(2 << 30).unwrap();
+        let size = if let Self::SmallExt4(size) = self { size } else { 2 << 30 };
+        File::create(&image).unwrap().set_len(size).unwrap();
         let image_text = image.to_str().unwrap();
         run(maker, &[arguments, &[image_text]].concat());
         run("mount", &["-o", "loop", image_text, target_text]);

@@ -3,6 +3,8 @@
 mod disk;
 mod sandbox;
 mod tools;
+#[cfg(feature = "testing")]
+pub(crate) mod work;
 
 pub(crate) use disk::Disk;
 pub(crate) use sandbox::Sandbox;

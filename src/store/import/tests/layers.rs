@@ -96,3 +96,21 @@ fn layers_that_many_import_at_once_are_unpacked_once() {
     });
     assert_eq!(home.backend.applied(), 1);
 }
+
+#[test]
+fn a_collection_does_not_take_the_parent_of_a_layer_that_is_coming_in() {
+    struct Collects<'a>(&'a Home, std::io::Cursor<Vec<u8>>);
+
+    impl std::io::Read for Collects<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.0.store.gc(&Default::default(), &Context::default())?;
+            self.1.read(buffer)
+        }
+    }
+
+    let home = Home::new();
+    let base = import(&home, &layer_tar("base"), &ImportLayerOptions::default()).unwrap();
+    let options = ImportLayerOptions { parent: Some(base.chain_id.to_string()), ..Default::default() };
+    let reader = Collects(&home, std::io::Cursor::new(layer_tar("top")));
+    home.store.import_layer(LayerSource::reader(reader), &options, &Context::default()).unwrap();
+}

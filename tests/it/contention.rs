@@ -1,0 +1,148 @@
+//! Many processes in one store at once: nothing that should succeed fails, nobody waits for ever, and the store is whole afterwards.
+//!
+//! `PLYWOOD_TEST_LONG=N` works for N seconds a backend instead of the few of an ordinary run.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use plywood::ErrorKind;
+use plywood::snapshot::{Key, Name};
+use plywood::store::{BackendChoice, Store, StoreOptions};
+
+use crate::support::work::{Dice, Worker, chain, check_store, empty_store, seed, write_images};
+use crate::support::{Disk, Sandbox, is_root};
+
+/// Tells a worker where the store is, its seed, and for how many milliseconds it works.
+const AT: &str = "PLYWOOD_TEST_CONTENDS_AT";
+
+const PROCESSES: u64 = 8;
+
+/// Not a test of its own: one of the many, with two threads.
+#[test]
+fn works_beside_others() {
+    let Ok(text) = std::env::var(AT) else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let [root, images, seed, time] = text.split('\n').collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let (seed, end) = (seed.parse::<u64>().unwrap(), Instant::now() + Duration::from_millis(time.parse().unwrap()));
+    let store = Store::open(root).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let mut worker = Worker::new(store.clone(), Path::new(images), format!("w{seed}.{thread}"), seed ^ thread);
+            scope.spawn(move || {
+                while Instant::now() < end {
+                    worker.step();
+                }
+                worker.check();
+            });
+        }
+    });
+}
+
+fn contend(backend: &BackendChoice, time: u64) {
+    let mut dice = Dice::new(seed());
+    let directory = tempfile::tempdir().unwrap();
+    let (root, images) = (directory.path().join("store"), directory.path().join("images"));
+    write_images(&images);
+    let store = Store::open_with(&StoreOptions::new(&root).backend(backend.clone())).unwrap();
+    let workers: Vec<_> = (0..PROCESSES)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "contention::works_beside_others", "--nocapture"])
+                .env(AT, format!("{}\n{}\n{}\n{time}", root.display(), images.display(), dice.below(1 << 31)))
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_millis(time) + Duration::from_secs(60);
+    for mut worker in workers {
+        while worker.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                worker.kill().unwrap();
+                panic!("a worker waits for ever");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = worker.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    check_store(&store);
+    // Its own lease ends with it.
+    drop(store);
+    empty_store(&Store::open(&root).unwrap());
+}
+
+#[test]
+fn many_processes_share_a_store() {
+    let sandbox = if is_root() { Sandbox::root().disk(Disk::Ext4) } else { Sandbox::user_namespace() };
+    sandbox.run(|| {
+        let seconds: u64 = std::env::var("PLYWOOD_TEST_LONG").ok().and_then(|count| count.parse().ok()).unwrap_or(2);
+        for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
+            contend(&backend, seconds * 1000);
+        }
+    });
+}
+
+/// Of many who want one name, one gets it; what the others wanted to commit can be mounted and committed as something else.
+fn lose_a_name(backend: &BackendChoice) {
+    let store = Store::temporary_with(|options| options.backend(backend.clone())).unwrap();
+    let name = Name::new("name").unwrap();
+    let keys: Vec<_> = (0..8).map(|number| Key::new(format!("key {number}")).unwrap()).collect();
+    for key in &keys {
+        store.prepare(key, None, &Default::default()).unwrap();
+    }
+    let all_there = Barrier::new(keys.len());
+    let commit = |key: &Key| {
+        all_there.wait();
+        store.commit(&name, key, &Default::default())
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = keys.iter().map(|key| scope.spawn(|| commit(key))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    for (key, result) in keys.iter().zip(results) {
+        if let Err(error) = result {
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{}", chain(&error));
+            drop(store.mounts(key.as_str()).unwrap().detached().unwrap());
+            store.commit(&Name::new(format!("{key} after all")).unwrap(), key, &Default::default()).unwrap();
+        }
+    }
+}
+
+/// What is being committed cannot be mounted to be written to, and what is mounted cannot be committed.
+fn mount_while_it_is_committed() {
+    let store = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)).unwrap();
+    for round in 0..30 {
+        let key = Key::new(format!("{round}")).unwrap();
+        let mount = store.prepare(&key, None, &Default::default()).unwrap();
+        let both_there = Barrier::new(2);
+        let (committed, mounted) = std::thread::scope(|scope| {
+            let mounted = scope.spawn(|| {
+                both_there.wait();
+                mount.detached()
+            });
+            both_there.wait();
+            let committed = store.commit(&Name::new(format!("{round} committed")).unwrap(), &key, &Default::default());
+            (committed, mounted.join().unwrap())
+        });
+        match (committed, mounted) {
+            (Err(error), Ok(_)) => assert_eq!(error.kind(), ErrorKind::InUse, "{}", chain(&error)),
+            (Ok(_), Err(error)) => assert_eq!(error.kind(), ErrorKind::NotFound, "{}", chain(&error)),
+            (committed, mounted) => panic!("{committed:?} {mounted:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_commit_has_its_snapshot_alone() {
+    let sandbox = if is_root() { Sandbox::root().disk(Disk::Ext4) } else { Sandbox::user_namespace() };
+    sandbox.run(|| {
+        lose_a_name(&BackendChoice::Overlay);
+        lose_a_name(&BackendChoice::Copy);
+        mount_while_it_is_committed();
+    });
+}
