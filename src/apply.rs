@@ -109,7 +109,7 @@ pub(crate) fn apply(
         let mut applier = Applier::new(fresh()?, lower, form, &hidden, ids, cx)?;
         let markers = stream(&mut applier, layer, cx)?;
         match markers.settle(&mut applier, &hidden)? {
-            Ok(now) => return applier.finish(&now),
+            Ok(now) => return applier.finish(&now, markers.cut()),
             Err(again) => hidden = again,
         }
     }

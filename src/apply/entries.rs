@@ -291,8 +291,9 @@ impl<'a> Applier<'a> {
         self.names.to_string().into_bytes()
     }
 
-    /// The layer is complete, and this is what its markers hide.
-    pub(super) fn finish(mut self, hidden: &Hidden) -> Result<Applied> {
+    /// The layer is complete, and this is what its markers hide; `cuts` when one of them stands at the root and hides everything
+    /// whatever the parent is.
+    pub(super) fn finish(mut self, hidden: &Hidden, cuts: bool) -> Result<Applied> {
         if let Some(error) = self.invalid.take() {
             return Err(error);
         }
@@ -303,8 +304,9 @@ impl<'a> Applier<'a> {
         let overlay = self.form.is_overlay();
         self.facts.merge(self.marker_facts);
         Ok(Applied {
-            // A tree in plain form belongs to its parent, and one that hides everything below rests on nothing.
-            facts: if overlay && !cut { self.facts.finish() } else { Vec::new() },
+            // A tree in plain form belongs to its parent, and one that hides everything below rests on nothing, unless a symlink of the
+            // parent led a marker to the root.
+            facts: if overlay && !cuts { self.facts.finish() } else { Vec::new() },
             root: self.root,
             cut,
             empty: !self.changed && !cut,

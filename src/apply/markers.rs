@@ -120,6 +120,11 @@ impl Markers {
         self.0.entry(directory).or_default().opaque = true;
     }
 
+    /// Whether one stands at the root and hides everything below.
+    pub(super) fn cut(&self) -> bool {
+        self.0.get(&EntryPath::ROOT).is_some_and(|markers| markers.opaque)
+    }
+
     /// What the markers hide, now that the entries have landed with `known` hidden: `Ok` where the tree is right as it is, else what
     /// has to be hidden from the start.
     pub(super) fn settle(&self, applier: &mut Applier<'_>, known: &Hidden) -> Result<Result<Hidden, Hidden>> {

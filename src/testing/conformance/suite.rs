@@ -77,10 +77,11 @@ fn over_shared_trees(store: &Store) -> impl Fn(&[Layer], &Path) -> Result<Shown>
 
 type Check = fn(&Store, Means) -> Checked;
 
-const CHECKS: [(&str, Check); 13] = [
+const CHECKS: [(&str, Check); 14] = [
     ("a view refuses writes", a_view_refuses_writes),
     ("what is written in one snapshot is seen in no other", writes_stay_in_their_snapshot),
     ("a commit keeps what was written, to the nanosecond", a_commit_keeps_what_was_written),
+    ("one layer over many parents is the right tree over each", one_layer_over_many_parents),
     ("a diff of each case's top layer, applied again, is the same tree", diffs_round_trip),
     ("a diff of what a container changed, applied again, is the same tree", a_containers_changes_round_trip),
     ("a name that no layer can say is Unsupported, and nothing is written", a_markers_name_is_refused),
@@ -172,6 +173,59 @@ fn a_commit_keeps_what_was_written(store: &Store, _: Means) -> Checked {
         expect_same(&written, &Tree::read(directory.path())?)?;
     }
     Ok(())
+}
+
+/// Parents that differ in what a layer may ask of them. All in one store: a backend that shares trees must see where it may not.
+fn one_layer_over_many_parents(store: &Store, _: Means) -> Checked {
+    let layer = Layer::new;
+    let mut parents = vec![
+        vec![],
+        vec![layer()],
+        vec![layer().file("b", "")],
+        vec![layer().file("a", "")],
+        vec![layer().file("a", "other")],
+        vec![layer().file("a", "").hardlink("b", "a")],
+        vec![layer().dir("a", 0o700)],
+        vec![layer().dir("a", 0o711).file("a/b", "")],
+        vec![layer().dir("a/b", 0o700).file("a/b/c", "")],
+    ];
+    for target in ["/", ".", "..", "a", "b", "/b", "b/c", "missing"] {
+        parents.push(vec![layer().symlink("a", target)]);
+        parents.push(vec![layer().dir("b", 0o700).file("b/b", ""), layer().symlink("a", target)]);
+        parents.push(vec![layer().symlink("b", "/").symlink("a", target)]);
+    }
+    let tops = [
+        layer().opaque("a"),
+        layer().whiteout("a"),
+        layer().whiteout("a/b"),
+        layer().opaque("a").file("a/x", ""),
+        layer().file("a/x", ""),
+        layer().file("a/b/x", ""),
+        layer().dir("a", 0o750),
+        layer().opaque(""),
+        layer().hardlink("n", "a/b"),
+        layer().hardlink("n", "a"),
+        layer().hardlink("a/n", "b").file("b", "late"),
+    ];
+    let directory = temporary_directory()?;
+    let mut wrong = Vec::new();
+    for top in &tops {
+        for parent in &parents {
+            let stack = [parent.as_slice(), std::slice::from_ref(top)].concat();
+            let seen = import_layers(store, &stack).and_then(|name| {
+                let _shown = show(store, name.as_ref(), directory.path(), Access::ReadOnly)?;
+                Tree::read(directory.path())
+            });
+            match (model::fold(&stack), seen) {
+                (Ok(expected), Ok(found)) if expected == found => {}
+                (Err(_), Err(error)) if error.kind() == ErrorKind::InvalidLayer => {}
+                (Ok(expected), Ok(found)) => wrong.push(format!("{stack:?}: {}", expected.difference(&found).join("; "))),
+                (Ok(_), Err(error)) => wrong.push(format!("{stack:?}: {error}")),
+                (Err(invalid), _) => wrong.push(format!("{stack:?}: was not refused, though {invalid}")),
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n    ").into()) }
 }
 
 /// The layer that a snapshot is, against its parent.

@@ -81,8 +81,9 @@ impl Member {
 
 pub(super) fn path() -> impl Strategy<Value = String> {
     // Few names and little depth: paths are to meet.
-    let name = prop_oneof![4 => Just("a"), 3 => Just("b"), 2 => Just("c"), 1 => Just("d")];
-    vec(name, 1..4).prop_map(|names| names.join("/"))
+    let few = prop_oneof![2 => Just("a"), 1 => Just("b")];
+    let more = prop_oneof![4 => Just("a"), 3 => Just("b"), 2 => Just("c"), 1 => Just("d")];
+    prop_oneof![vec(few, 1..4), vec(more, 1..4)].prop_map(|names| names.join("/"))
 }
 
 pub(super) fn target() -> impl Strategy<Value = &'static str> {
@@ -179,9 +180,9 @@ fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Ex
     out
 }
 
-/// One to four layers.
+/// One to five layers.
 pub(super) fn stacks(power: Power) -> impl Strategy<Value = Stack> {
-    vec(members(power, 0..9), 1..5)
+    vec(members(power, 0..12), 1..6)
         .prop_map(|layers| Stack(with_possible_links(layers).iter().map(|members| layer(members)).collect()))
 }
 
