@@ -155,7 +155,9 @@ pub(crate) fn unless_gone<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO | libc::ESTALE) => Ok(None),
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO | libc::ESTALE) => Ok(None),
+            // Of what is no symlink any more; from any other call it is a fault.
+            Some(libc::EINVAL) if error.op() == "readlinkat" => Ok(None),
             _ => Err(error),
         },
     }

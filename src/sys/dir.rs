@@ -127,15 +127,14 @@ impl Dir {
     }
 
     fn open_regular(&self, name: &[u8], access: OFlags) -> Result<File> {
-        // Looked at before it is opened: opening a device or a FIFO has effects. The open file is looked at again, because the name
+        // Held and looked at before it is opened, and then opened by what is held: opening a device or a FIFO has effects, and the name
         // may lead elsewhere by then.
-        let refused = || self.failed("openat", Errno::INVAL, name).because("it is no regular file");
-        if self.stat(name)?.is_some_and(|stat| !stat.is_file()) {
-            return Err(refused());
+        let held = self.child_path_fd(name)?;
+        if super::inode::stat(&held)?.is_file() {
+            super::inode::open_held(&held, access).map(File::from)
+        } else {
+            Err(self.failed("openat", Errno::NXIO, name).because("it is no regular file"))
         }
-        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(|error| self.failed("openat", error, name))?;
-        if super::inode::stat(&fd)?.is_file() { Ok(File::from(fd)) } else { Err(refused()) }
     }
 
     /// Describes what stands at a name, a symlink itself; `None` for nothing.

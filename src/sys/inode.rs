@@ -164,17 +164,20 @@ pub(crate) fn creator() -> (u32, u32) {
 /// Opens the very inode that an `O_PATH` descriptor holds for reading: a regular file or a directory.
 pub(crate) fn reopen(fd: impl AsFd) -> Result<OwnedFd> {
     let fd = fd.as_fd();
-    let file_type = stat(fd)?.file_type;
-    let opened = match file_type {
-        FileType::Directory => rustix::fs::openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()),
-        // O_NONBLOCK is for nothing but a type that changed its mind: an inode never does.
-        FileType::RegularFile => {
-            rustix::fs::open(proc_path(fd), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())
-        }
+    match stat(fd)?.file_type {
+        FileType::Directory => rustix::fs::openat(fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| Error::io("open", error).at(describe(fd, b""))),
+        FileType::RegularFile => open_held(fd, OFlags::RDONLY),
         // Opening a device or a FIFO runs a driver or wakes a peer.
-        _ => Err(Errno::INVAL),
-    };
-    opened.map_err(|error| Error::io("open", error).at(describe(fd, b"")))
+        _ => Err(Error::io("open", Errno::INVAL).at(describe(fd, b""))),
+    }
+}
+
+/// Opens the regular file that an `O_PATH` descriptor holds.
+pub(super) fn open_held(fd: impl AsFd, access: OFlags) -> Result<OwnedFd> {
+    let fd = fd.as_fd();
+    rustix::fs::open(proc_path(fd), access | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+        .map_err(|error| Error::io("open", error).at(describe(fd, b"")))
 }
 
 #[cfg(test)]
