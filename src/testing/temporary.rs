@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use walkdir::WalkDir;
 
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreOptions};
@@ -124,13 +123,12 @@ impl Drop for TemporaryDirectory {
         let Some(directory) = self.0.take() else { return };
         let path: PathBuf = directory.path().to_owned();
         if directory.close().is_err() {
-            // A container's directories may be closed to their owner.
-            for folder in WalkDir::new(&path).into_iter().filter_entry(|entry| entry.file_type().is_dir()) {
-                let folder =
-                    folder.map(walkdir::DirEntry::into_path).or_else(|error| error.path().map(Path::to_owned).ok_or(error));
-                if let Ok(folder) = folder {
-                    drop(fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
-                }
+            // A container's directories may be closed to their owner: each is opened before it is looked into.
+            let mut folders = vec![path.clone()];
+            while let Some(folder) = folders.pop() {
+                drop(fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)));
+                let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+                folders.extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
             }
             drop(fs::remove_dir_all(&path));
         }
