@@ -2,6 +2,7 @@
 
 mod changes;
 mod input;
+mod layouts;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,11 +51,16 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Fails where the trees differ. Of a root that no layer has an entry for, every tool makes something else: see `roots`.
+/// Where trees differ. Of a root that no layer has an entry for, every tool makes something else: it does not count.
+fn differences(expected: &Tree, found: &Tree) -> Vec<String> {
+    expected.difference(found).into_iter().filter(|line| !line.starts_with(".: ")).collect()
+}
+
+/// Fails where the trees differ.
 #[track_caller]
 fn assert_same(what: &str, expected: &Tree, found: &Tree) {
     assert!(expected.len() > 500, "{what}: {} names", expected.len());
-    let differences: Vec<String> = expected.difference(found).into_iter().filter(|line| !line.starts_with(".: ")).collect();
+    let differences = differences(expected, found);
     assert!(differences.is_empty(), "{what}:\n{}", differences.join("\n"));
 }
 
