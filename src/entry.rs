@@ -175,7 +175,8 @@ pub trait EntryStream {
     /// As [`next`](Self::next).
     fn chunk(&mut self) -> Result<Option<Chunk<'_>>>;
 
-    /// Begins again with the first change. An applier needs this when a marker contradicts an answer that it already gave.
+    /// Begins again with the first change. An applier needs this when a marker contradicts an answer that it already gave. What is
+    /// skipped is reported again: see [`Context::mark`](crate::progress::Context::mark).
     ///
     /// # Errors
     /// `Io` when the source cannot be read twice.

@@ -37,8 +37,7 @@ pub struct Reader<'a, R> {
     /// The current member's name as it was written, for messages.
     name: Option<Vec<u8>>,
     body: Body,
-    /// Skips and members that the caller was told of: a second reading does not tell them again.
-    skips: HighWater,
+    /// Members that the progress was told of: a second reading does not tell them again.
     members: HighWater,
 }
 
@@ -87,19 +86,18 @@ impl<'a, R: Read> Reader<'a, R> {
             position: Position { member: 0, offset: 0 },
             name: None,
             body: Body::default(),
-            skips: HighWater::default(),
             members: HighWater::default(),
         }
     }
 
-    /// Begins again with `inner`, the same stream from its start. What was reported to the context is not reported again.
+    /// Begins again with `inner`, the same stream from its start. What is skipped is reported again: whoever begins
+    /// again takes the first report back ([`Context::rewind`]).
     pub fn rewind(&mut self, inner: R) {
         self.source.rewind(inner);
         self.state = State::Reading;
         self.position = Position { member: 0, offset: 0 };
         self.name = None;
         self.body = Body::default();
-        self.skips.count = 0;
         self.members.count = 0;
     }
 
@@ -189,7 +187,7 @@ impl<'a, R: Read> Reader<'a, R> {
                     }
                     return Ok(Some(entry));
                 }
-                Err(path) => self.skip(&path, Reason::AufsMetadata)?,
+                Err(path) => self.cx.skip(&path, Reason::AufsMetadata)?,
             }
         }
     }
@@ -250,7 +248,7 @@ impl<'a, R: Read> Reader<'a, R> {
             _ => return Err(self.fault(Fault::new("the archive ends inside its last block"))),
         }
         if !self.source.drain()? {
-            self.skip(&EntryPath::ROOT, Reason::TrailingData)?;
+            self.cx.skip(&EntryPath::ROOT, Reason::TrailingData)?;
         }
         Ok(None)
     }
@@ -276,7 +274,7 @@ impl<'a, R: Read> Reader<'a, R> {
         }
         let body = self.extension(header)?;
         pax::check_global(&body).map_err(|fault| self.fault(fault))?;
-        self.skip(&EntryPath::ROOT, Reason::GlobalHeader)
+        self.cx.skip(&EntryPath::ROOT, Reason::GlobalHeader)
     }
 
     fn long_name(&mut self, header: &header::Header) -> Result<Vec<u8>> {
@@ -368,10 +366,6 @@ impl<'a, R: Read> Reader<'a, R> {
             return Err(self.fault(Fault::new("the archive ends inside a member")));
         }
         Ok(())
-    }
-
-    fn skip(&mut self, path: &EntryPath, reason: Reason) -> Result<()> {
-        if self.skips.count() { self.cx.skip(path, reason) } else { Ok(()) }
     }
 
     fn fault(&self, fault: Fault) -> Error {

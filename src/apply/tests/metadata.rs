@@ -304,6 +304,22 @@ fn only_a_marker_that_hides_what_was_used_restarts_and_nothing_is_reported_twice
 }
 
 #[test]
+fn what_the_reader_skipped_is_in_the_report_of_a_layer_that_was_applied_twice() {
+    if !runs("what_the_reader_skipped_is_in_the_report_of_a_layer_that_was_applied_twice") {
+        return;
+    }
+    let tar = Layer::new().file(".wh..wh.aufs", "").file("e/new", "").whiteout("e").tar();
+    for form in [OVERLAY, PLAIN] {
+        let mut stack = Stack::new(form);
+        stack.apply(&Layer::new().file("e/low", "")).unwrap();
+        let cx = crate::Context::default();
+        let mut watched = Watched { stream: crate::tar::MemoryLayer::new(&tar, &cx), restarts: 0 };
+        stack.apply_stream_in(&mut watched, Ids::Exact, &cx).unwrap();
+        assert_eq!((watched.restarts, cx.take_report().total), (1, 1), "{form:?}");
+    }
+}
+
+#[test]
 fn errors_name_the_entry_and_its_place() {
     if !runs("errors_name_the_entry_and_its_place") {
         return;

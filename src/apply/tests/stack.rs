@@ -65,6 +65,13 @@ impl Stack {
     }
 
     pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
+        let cx = Context::default();
+        let applied = self.apply_stream_in(layer, ids, &cx)?;
+        Ok((applied, cx.take_report()))
+    }
+
+    /// The same, in the context that the stream reports to as well.
+    pub(super) fn apply_stream_in(&mut self, layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
         let lower = (!self.chain.is_empty()).then(|| self.view());
         let lower = lower.map(|view| Root::from_fd(view.0));
         let form = self.form;
@@ -78,8 +85,7 @@ impl Stack {
             }
             Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
         };
-        let cx = Context::default();
-        let applied = apply(&mut fresh, lower.as_ref(), form, layer, ids, &cx)?;
+        let applied = apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
         let (questions, answers): (Vec<_>, Vec<_>) =
             applied.facts.iter().map(|fact| (fact.question.clone(), fact.answer.clone())).unzip();
         assert_eq!(answer(lower.as_ref(), &questions).unwrap(), answers, "the same parent answers the same");
@@ -94,7 +100,7 @@ impl Stack {
         self.root = applied.root.clone().unwrap_or(self.root.clone());
         set_root(&Dir::open(&tree).unwrap(), &self.root);
         self.chain.push(tree);
-        Ok((applied, cx.take_report()))
+        Ok(applied)
     }
 
     /// The merged tree.
