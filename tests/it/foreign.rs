@@ -16,6 +16,8 @@ use plywood::testing::Layer;
 use plywood::tree::{Access, Answer, Applied, Ids, Question, TreeId};
 use plywood::{Context, Error, ErrorKind, Result};
 
+use crate::support::Sandbox;
+
 type Tree = BTreeMap<EntryPath, (Node, Attributes, Vec<u8>)>;
 
 #[derive(Debug)]
@@ -177,19 +179,22 @@ fn changes(store: &Store) -> (Vec<String>, Vec<u8>, DiffId) {
 
 #[test]
 fn a_backend_can_be_made_outside_of_the_crate() {
-    let foreign = Store::temporary_in(std::env::temp_dir(), |place, options| {
-        Ok(options.backend(BackendChoice::Custom(Arc::new(Memory::new(place)?))))
+    // The copy backend, which it is compared with, makes files of root.
+    Sandbox::user_namespace().run(|| {
+        let foreign = Store::temporary_in(std::env::temp_dir(), |place, options| {
+            Ok(options.backend(BackendChoice::Custom(Arc::new(Memory::new(place)?))))
+        });
+        let foreign = foreign.unwrap();
+        assert_eq!((foreign.backend().name(), foreign.backend_reason()), ("memory", "the caller brought it"));
+        let (list, bytes, diff_id) = changes(&foreign);
+        assert_eq!(list, ["Modified etc", "Modified etc/motd", "Deleted etc/old", "Added var"]);
+        assert_eq!(DiffId(plywood::digest::Algorithm::Sha256.digest(&bytes)), diff_id);
+        let own = Store::temporary_with(|options| options.backend(BackendChoice::Copy)).unwrap();
+        // Whiteouts come first in a directory; this backend does not trouble to.
+        let sorted = |mut list: Vec<String>| {
+            list.sort();
+            list
+        };
+        assert_eq!(sorted(changes(&own).0), sorted(list));
     });
-    let foreign = foreign.unwrap();
-    assert_eq!((foreign.backend().name(), foreign.backend_reason()), ("memory", "the caller brought it"));
-    let (list, bytes, diff_id) = changes(&foreign);
-    assert_eq!(list, ["Modified etc", "Modified etc/motd", "Deleted etc/old", "Added var"]);
-    assert_eq!(DiffId(plywood::digest::Algorithm::Sha256.digest(&bytes)), diff_id);
-    let own = Store::temporary_with(|options| options.backend(BackendChoice::Copy)).unwrap();
-    // Whiteouts come first in a directory; this backend does not trouble to.
-    let sorted = |mut list: Vec<String>| {
-        list.sort();
-        list
-    };
-    assert_eq!(sorted(changes(&own).0), sorted(list));
 }
