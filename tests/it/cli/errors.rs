@@ -104,7 +104,7 @@ as_everybody! {
 fn an_owner_that_cannot_be_kept_is_an_error_that_names_the_option() {
     Sandbox::user().run(|| {
         let store = Store::new("auto");
-        fs::write(store.path("layer.tar"), base().file("theirs", "x").owner(5, 5).tar()).unwrap();
+        fs::write(store.path("layer.tar"), base().file("theirs", "x").owner(4_000_000_000, 5).tar()).unwrap();
         let error = store.error(&["layer", "import", "layer.tar"]);
         assert_eq!(error["kind"], "IdNotMapped");
         assert!(error["hint"].as_str().unwrap().contains("--ids squash"), "{error}");
