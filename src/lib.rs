@@ -61,6 +61,20 @@
 
 // Clippy bans functions that take paths (clippy.toml) and those that panic; tests may use them, and the modules below that say so.
 #![cfg_attr(test, allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unit_arg))]
+// Nothing that a layer, an image or a tree says makes this crate panic. What the command and the test kit reckon is their own.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unreachable,
+        clippy::string_slice,
+        clippy::get_unwrap
+    )
+)]
 
 pub mod error;
 pub mod path;
@@ -91,7 +105,7 @@ pub mod backend;
 
 pub mod store;
 
-#[allow(clippy::disallowed_methods)]
+#[allow(clippy::disallowed_methods, clippy::arithmetic_side_effects)]
 #[cfg(feature = "cli")]
 pub mod cli;
 #[allow(clippy::disallowed_methods)]

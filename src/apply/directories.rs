@@ -166,19 +166,19 @@ impl Applier<'_> {
 
     /// Steps into a directory whose frame is there already.
     pub(super) fn step(&mut self, name: &[u8]) -> bool {
-        let there = self.frames.get(self.cursor + 1).is_some_and(|frame| *frame.name == *name);
-        self.cursor += usize::from(there);
+        let there = self.frames.get(self.cursor.saturating_add(1)).is_some_and(|frame| *frame.name == *name);
+        self.cursor = self.cursor.saturating_add(usize::from(there));
         there
     }
 
     /// The same, if it is in the tree.
     pub(super) fn step_in_tree(&mut self, name: &[u8]) -> bool {
-        self.frames.get(self.cursor + 1).is_some_and(|frame| frame.state == State::InTree) && self.step(name)
+        self.frames.get(self.cursor.saturating_add(1)).is_some_and(|frame| frame.state == State::InTree) && self.step(name)
     }
 
     /// Steps into a directory that has no frame yet.
     pub(super) fn push(&mut self, name: &[u8], state: State) -> Result<()> {
-        self.leave_to(self.cursor + 1)?;
+        self.leave_to(self.cursor.saturating_add(1))?;
         let parent = self.here()?;
         let path = join(&parent.path, name)?;
         if path.as_bytes().len() > PATH_BYTES_MAX {
@@ -192,7 +192,7 @@ impl Applier<'_> {
         };
         let lower = shows && parent.lower && !self.hidden.hides_children(&path);
         self.frames.push(Frame { name: name.into(), path, state, lower, dir: None, pending: None, saved: None });
-        self.cursor += 1;
+        self.cursor = self.cursor.saturating_add(1);
         Ok(())
     }
 
@@ -228,7 +228,7 @@ impl Applier<'_> {
                 State::InTree if self.form.is_overlay() => {}
                 State::InTree => self.placed.mark(&frame.path, OWN),
                 state => {
-                    self.cursor = index - 1;
+                    self.cursor = index.saturating_sub(1);
                     self.make_frame(index, state)?;
                 }
             }
@@ -297,7 +297,7 @@ impl Applier<'_> {
     /// Leaves the directories beyond the first `keep`, deepest first.
     pub(super) fn leave_to(&mut self, keep: usize) -> Result<()> {
         while self.frames.len() > keep.max(1) {
-            self.put_down(self.frames.len() - 1)?;
+            self.put_down(self.frames.len().saturating_sub(1))?;
             self.frames.pop();
         }
         self.cursor = self.cursor.min(self.frames.len().saturating_sub(1));
@@ -306,8 +306,8 @@ impl Applier<'_> {
 
     /// Drops the frames of a directory in the one on which the cursor stands, which is going to be removed.
     pub(super) fn forget(&mut self, name: &[u8]) {
-        if self.frames.get(self.cursor + 1).is_some_and(|frame| *frame.name == *name) {
-            self.frames.truncate(self.cursor + 1);
+        if self.frames.get(self.cursor.saturating_add(1)).is_some_and(|frame| *frame.name == *name) {
+            self.frames.truncate(self.cursor.saturating_add(1));
         }
     }
 

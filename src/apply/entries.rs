@@ -287,7 +287,7 @@ impl<'a> Applier<'a> {
 
     /// A name in the scratch directory that was not used yet.
     pub(super) fn new_name(&mut self) -> Vec<u8> {
-        self.names += 1;
+        self.names = self.names.saturating_add(1);
         self.names.to_string().into_bytes()
     }
 

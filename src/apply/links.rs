@@ -37,7 +37,7 @@ impl Links {
         self.by_expected.entry(link.expected.clone()).or_default().insert(self.next);
         self.by_path.entry(link.path.clone()).or_default().insert(self.next);
         self.waiting.insert(self.next, link);
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
     }
 
     /// Its own name gets another entry.
@@ -227,7 +227,7 @@ impl Applier<'_> {
     /// Whether a link at `position`, or the directories on the way to it (the cursor stands on the last), would take the place of
     /// what stands at `from`, or of a directory above it.
     fn would_replace(&self, position: &EntryPath, from: &EntryPath) -> bool {
-        let on_the_way = self.frames.iter().take(self.cursor + 1);
+        let on_the_way = self.frames.iter().take(self.cursor.saturating_add(1));
         from.starts_with(position)
             || on_the_way.filter(|frame| matches!(frame.state, State::New { .. })).any(|frame| from.starts_with(&frame.path))
     }

@@ -133,7 +133,7 @@ impl Applier<'_> {
     }
 
     fn hop(&mut self, target: &[u8], todo: &mut Vec<Vec<u8>>, hops: &mut usize) {
-        *hops += 1;
+        *hops = hops.saturating_add(1);
         if target.first() == Some(&b'/') {
             self.cursor = 0;
         }

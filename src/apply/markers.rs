@@ -198,7 +198,7 @@ impl Reach<'_, '_> {
             match self.ask(next.clone())? {
                 Answer::Directory(_) => here = next,
                 Answer::Symlink(target) if hops < HOPS_MAX && !self.is_blocked(&next, asking) => {
-                    hops += 1;
+                    hops = hops.saturating_add(1);
                     if target.first() == Some(&b'/') {
                         here = EntryPath::ROOT;
                     }
@@ -299,7 +299,7 @@ impl Applier<'_> {
     fn go_where_lower_shows(&mut self, directory: &EntryPath) -> Result<bool> {
         self.reset()?;
         self.go_to(directory)?;
-        let on_the_way = self.frames.iter().take(self.cursor + 1);
+        let on_the_way = self.frames.iter().take(self.cursor.saturating_add(1));
         Ok(on_the_way.clone().count() > 0 && on_the_way.clone().all(|frame| frame.lower))
     }
 
@@ -373,6 +373,6 @@ impl Applier<'_> {
     fn go_to_existing(&mut self, directory: &EntryPath) -> Result<bool> {
         self.reset()?;
         self.go_to(directory)?;
-        Ok(self.frames.iter().take(self.cursor + 1).all(|frame| frame.state == State::InTree))
+        Ok(self.frames.iter().take(self.cursor.saturating_add(1)).all(|frame| frame.state == State::InTree))
     }
 }

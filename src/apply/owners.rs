@@ -57,7 +57,7 @@ impl Owners {
         let ranges = |map: &IdMap| {
             let texts = map.ranges().iter().map(|range| match range.count {
                 1 => range.inside.to_string(),
-                count => format!("{}-{}", range.inside, range.inside.saturating_add(count - 1)),
+                count => format!("{}-{}", range.inside, range.inside.saturating_add(count.saturating_sub(1))),
             });
             texts.collect::<Vec<_>>().join(",")
         };

@@ -11,6 +11,7 @@ use super::args::Global;
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind};
 use crate::progress::Report;
+use crate::store::rfc3339;
 
 /// How many skipped things are shown one by one; the rest is a number. JSON has what the report has.
 const SHOWN: usize = 20;
@@ -237,17 +238,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// `2026-01-31T12:00:00Z`.
 pub(super) fn time(time: Timestamp) -> String {
-    let (days, second) = (time.seconds.div_euclid(86_400), time.seconds.rem_euclid(86_400));
-    // Days since 0000-03-01, in eras of 400 years: the leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    rfc3339(Timestamp { nanoseconds: 0, ..time })
 }
 
 #[cfg(test)]

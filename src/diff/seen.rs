@@ -84,7 +84,7 @@ const REVISION_3: u32 = 0x0300_0000;
 
 /// A version 3 capability whose root id is the map's root means the same as one of version 2, which every reader knows.
 fn plain_capability(value: Vec<u8>) -> Vec<u8> {
-    let word = |at: usize| value.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let word = |at: usize| value.get(at..at.saturating_add(4)).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     match (value.len(), word(0), word(20)) {
         (24, Some(magic), Some(0)) if magic & REVISION == REVISION_3 => {
             let mut plain = (magic & !REVISION | REVISION_2).to_le_bytes().to_vec();

@@ -172,8 +172,8 @@ impl Drop for Pool {
 }
 
 impl Lent<'_> {
+    #[allow(clippy::unreachable, reason = "the connection is taken in `drop` alone")]
     pub(super) fn connection(&self) -> &Connection {
-        // Taken in `drop` alone.
         match &self.connection {
             Some(connection) => connection,
             None => unreachable!("a lent connection is there until it is given back"),

@@ -48,7 +48,7 @@ impl Archive {
         let mut stream = Reader::new(decoder, own, cx);
         let mut archive = Self::default();
         while let Some(entry) = stream.next()? {
-            if archive.documents.len() + archive.files.len() + archive.links.len() >= FILES_MAX {
+            if archive.documents.len().saturating_add(archive.files.len()).saturating_add(archive.links.len()) >= FILES_MAX {
                 return Err(Error::new(ErrorKind::LimitExceeded, OP).because(format!("it holds more than {FILES_MAX} files")));
             }
             let path = entry.path;
@@ -173,7 +173,7 @@ fn copy(stream: &mut Reader<'_, impl Read>, ingest: &mut Ingest, size: u64) -> R
 fn fill(ingest: &mut Ingest, end: u64) -> Result<()> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while ingest.offset() < end {
-        let count = usize::try_from(end - ingest.offset()).unwrap_or(usize::MAX).min(ZEROS.len());
+        let count = usize::try_from(end.saturating_sub(ingest.offset())).unwrap_or(usize::MAX).min(ZEROS.len());
         ingest.write(ZEROS.get(..count).unwrap_or_default())?;
     }
     Ok(())

@@ -201,7 +201,7 @@ impl Store {
     /// Under the collection's lock. What cannot be deleted keeps nothing else from going; the first such failure is told at the end.
     fn delete_trash(&self, cx: &Context<'_>) -> Result<u64> {
         let trash = self.metadata().read()?.trash(u32::MAX)?;
-        let mut trees = 0;
+        let mut trees = 0u64;
         let mut failed = Ok(());
         for batch in trash.chunks(BATCH) {
             let mut gone = Vec::new();
@@ -220,7 +220,7 @@ impl Store {
                 }
             }
             self.forget_trees(&gone)?;
-            trees += gone.len() as u64;
+            trees = trees.saturating_add(gone.len() as u64);
         }
         failed.map(|()| trees)
     }

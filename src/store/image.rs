@@ -201,7 +201,19 @@ pub(crate) fn is_ref_name(text: &str) -> bool {
 /// A time as configs have it (RFC 3339), with as many decimals as it needs.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     let (days, second) = (time.seconds.div_euclid(86_400), time.seconds.rem_euclid(86_400));
-    // Days since 0000-03-01, in eras of 400 years, which all have the same number of days.
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let fraction = match time.nanoseconds {
+        0 => String::new(),
+        nanoseconds => format!(".{}", format!("{nanoseconds:09}").trim_end_matches('0')),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
+/// Year, month and day of a day that is counted from 1970-01-01.
+#[allow(clippy::arithmetic_side_effects, reason = "all terms are of the size of a day of an era, below 146,097, but the year")]
+fn civil(days: i64) -> (i64, i64, i64) {
+    // Days since 0000-03-01, in eras of 400 years, which all have the same number of days: the leap day is the last of its year.
     let shifted = days.saturating_add(719_468);
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -209,13 +221,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era.saturating_mul(400) + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let fraction = match time.nanoseconds {
-        0 => String::new(),
-        nanoseconds => format!(".{}", format!("{nanoseconds:09}").trim_end_matches('0')),
-    };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    (era.saturating_mul(400).saturating_add(year_of_era + i64::from(month <= 2)), month, day)
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
 pub use export::{ExportOptions, Exported};
 pub use gc::{GcOptions, GcOutcome};
+#[cfg(feature = "cli")]
+pub(crate) use image::rfc3339;
 pub use image::{Image, ImageConfig, Layer, Platform};
 pub use import::{ImportOptions, Imported};
 pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};

@@ -137,7 +137,7 @@ fn collect(
         tracing::debug!(%media_type, "passed over");
         return Ok(());
     }
-    *seen += 1;
+    *seen = seen.saturating_add(1);
     if indexes.len() >= DEPTH_MAX || *seen > INDEXES_MAX {
         return Err(Error::new(ErrorKind::LimitExceeded, OP)
             .at(entry.descriptor.digest.to_string())

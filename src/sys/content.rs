@@ -38,7 +38,7 @@ pub(crate) fn same(one: &File, other: &File, buffers: &mut Buffers, check: &mut 
     }
     let mut offset = 0;
     while offset < size {
-        let want = usize::try_from(size - offset).unwrap_or(block).min(block);
+        let want = usize::try_from(size.saturating_sub(offset)).unwrap_or(block).min(block);
         let (left, right) = match (buffers.one.get_mut(..want), buffers.other.get_mut(..want)) {
             (Some(left), Some(right)) => (left, right),
             _ => return Ok(false),
@@ -51,7 +51,7 @@ pub(crate) fn same(one: &File, other: &File, buffers: &mut Buffers, check: &mut 
             // Both ended early: whoever shrank them meanwhile did so alike.
             return Ok(true);
         }
-        offset += got as u64;
+        offset = offset.saturating_add(got as u64);
         check()?;
     }
     Ok(true)
@@ -71,27 +71,27 @@ pub(crate) fn stream(file: &File, size: u64, buffers: &mut Buffers, take: &mut d
         let end = if sparse {
             let Some((data, end)) = next_data(file, offset)? else { break };
             let data = data.min(size);
-            zeros(data - offset, take)?;
+            zeros(data.saturating_sub(offset), take)?;
             offset = data;
             end.min(size)
         } else {
             size
         };
         while offset < end {
-            let want = usize::try_from(end - offset).unwrap_or(block).min(block);
+            let want = usize::try_from(end.saturating_sub(offset)).unwrap_or(block).min(block);
             let Some(buffer) = buffers.one.get_mut(..want) else { break };
             let got = read_at(file, buffer, offset)?;
             if got > 0 {
                 take(buffer.get(..got).unwrap_or_default())?;
-                offset += got as u64;
+                offset = offset.saturating_add(got as u64);
             }
             if got < want {
-                zeros(size - offset, take)?;
+                zeros(size.saturating_sub(offset), take)?;
                 return Ok(true);
             }
         }
     }
-    zeros(size - offset, take)?;
+    zeros(size.saturating_sub(offset), take)?;
     Ok(inode::stat(file)?.size != size)
 }
 
@@ -116,7 +116,7 @@ fn zeros(mut count: u64, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()
     while count > 0 {
         let piece = ZEROS.get(..usize::try_from(count).unwrap_or(ZEROS.len())).unwrap_or(&ZEROS);
         take(piece)?;
-        count -= piece.len() as u64;
+        count = count.saturating_sub(piece.len() as u64);
     }
     Ok(())
 }
@@ -127,9 +127,9 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
     while let Some(rest) = buffer.get_mut(filled..)
         && !rest.is_empty()
     {
-        match rustix::io::pread(file, rest, offset + filled as u64) {
+        match rustix::io::pread(file, rest, offset.saturating_add(filled as u64)) {
             Ok(0) => break,
-            Ok(count) => filled += count,
+            Ok(count) => filled = filled.saturating_add(count),
             Err(Errno::INTR) => {}
             Err(error) => return Err(failed("pread", error, file)),
         }

@@ -115,7 +115,7 @@ impl Copy {
         if let Some(copied) = copied
             && copied.nlink > 1
         {
-            self.first.insert((copied.dev, copied.ino), (self.join(name)?, copied.nlink - 1));
+            self.first.insert((copied.dev, copied.ino), (self.join(name)?, copied.nlink.saturating_sub(1)));
         }
         Ok(None)
     }
@@ -268,13 +268,13 @@ impl DataCopier {
     fn range(&mut self, from: &File, to: &File, mut offset: u64, end: u64, check: Check<'_>) -> Result<bool> {
         while offset < end {
             check()?;
-            let count = (end - offset).min(STRETCH);
+            let count = end.saturating_sub(offset).min(STRETCH);
             let copied =
                 if self.no_range { self.by_hand(from, to, offset, count)? } else { self.in_kernel(from, to, offset, count)? };
             if copied == 0 {
                 return Ok(false);
             }
-            offset += copied;
+            offset = offset.saturating_add(copied);
         }
         Ok(true)
     }
@@ -304,9 +304,11 @@ impl DataCopier {
         while let Some(rest) = buffer.get(written..read)
             && !rest.is_empty()
         {
-            match retry(|| rustix::io::pwrite(to, rest, offset + written as u64)).map_err(|error| failed("pwrite", error, to))? {
+            match retry(|| rustix::io::pwrite(to, rest, offset.saturating_add(written as u64)))
+                .map_err(|error| failed("pwrite", error, to))?
+            {
                 0 => return Err(failed("pwrite", Errno::IO, to)),
-                count => written += count,
+                count => written = written.saturating_add(count),
             }
         }
         Ok(read as u64)

@@ -110,7 +110,7 @@ impl Descent {
     fn reopen(&mut self) -> Result<()> {
         let last = self.levels.len().saturating_sub(1);
         let from = self.levels.iter().rposition(|level| matches!(level.place, Place::Open { .. })).unwrap_or(0);
-        for index in from + 1..=last {
+        for index in from.saturating_add(1)..=last {
             let (above, rest) = self.levels.split_at_mut(index);
             let (Some(above), Some(level)) = (above.last(), rest.first_mut()) else { break };
             let Place::Closed { stat: before } = level.place else { break };

@@ -56,7 +56,7 @@ impl Flock {
             };
             check()?;
             std::thread::sleep(pause);
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
         }
     }
 

@@ -140,7 +140,7 @@ fn leave(stack: &mut Vec<Level>, shown: &Dir) -> Result<()> {
 /// Reads the directory on top of the stack from its beginning.
 fn again(stack: &mut [Level], shown: &Dir) -> Result<()> {
     let Some(level) = stack.last_mut() else { return Ok(()) };
-    level.rounds += 1;
+    level.rounds = level.rounds.saturating_add(1);
     if level.rounds > ROUNDS_MAX {
         return Err(overrun(shown, &level.name));
     }
@@ -151,7 +151,7 @@ fn again(stack: &mut [Level], shown: &Dir) -> Result<()> {
 /// Moves a deep directory up into `top`. Where that is refused (another quota project), it is entered where it stands.
 fn hoist(here: impl AsFd, name: &[u8], top: &Dir, count: &mut u64) -> bool {
     for _ in 0..16 {
-        *count += 1;
+        *count = count.saturating_add(1);
         let up = format!(".plywood-deep-{count}");
         match rustix::fs::renameat_with(&here, name, top, up.as_str(), RenameFlags::NOREPLACE) {
             Ok(()) => return true,

@@ -15,7 +15,7 @@ pub(crate) fn keep(directory: &Dir, name: &[u8], size: u64, plenty: u64) -> Resu
         return Ok(());
     }
     let statvfs = rustix::fs::fstatvfs(directory).map_err(|errno| Error::io("fstatvfs", errno))?;
-    if statvfs.f_bavail.saturating_mul(statvfs.f_frsize) / plenty.max(1) < size {
+    if statvfs.f_bavail.saturating_mul(statvfs.f_frsize) < size.saturating_mul(plenty) {
         return Ok(());
     }
     let file = match directory.create_file(name, 0o600) {

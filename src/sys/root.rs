@@ -176,7 +176,7 @@ impl Root {
         let mut todo: Vec<Vec<u8>> = reversed(path);
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = self.literal_walk(std::iter::empty(), HOLD)?;
-        let mut hops = 0;
+        let mut hops = 0usize;
         while let Some(name) = todo.pop() {
             if name == b".." {
                 names.pop();
@@ -186,7 +186,7 @@ impl Root {
             let next = rustix::fs::openat(&at, name.as_slice(), HOLD | OFlags::NOFOLLOW, Mode::empty())?;
             let file_type = inode::stat(&next).map_err(|_| Errno::IO)?.file_type;
             if file_type == rustix::fs::FileType::Symlink && (last == Last::Follow || !todo.is_empty()) {
-                hops += 1;
+                hops = hops.saturating_add(1);
                 if hops > HOPS_MAX {
                     return Err(Errno::LOOP);
                 }
@@ -222,7 +222,7 @@ fn openat2(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: ResolveFla
     let mut tries = 0;
     loop {
         match rustix::fs::openat2(from, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries += 1,
+            Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries = tries.saturating_add(1),
             done => return done,
         }
     }

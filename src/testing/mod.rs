@@ -4,7 +4,15 @@
 //! The kit is a second reading of the layer contract: it shares no code with the appliers, and what it expects stands in it as
 //! literals. Literals are written by the author of a test, so a malformed one panics instead of returning an error.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own literals are wrong only by mistake")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test's own literals are wrong only by mistake"
+)]
 
 pub mod conformance;
 pub mod image;

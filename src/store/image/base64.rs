@@ -6,7 +6,7 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     if !bytes.len().is_multiple_of(4) {
         return None;
     }
-    let mut out = Vec::with_capacity(bytes.len() / 4 * 3);
+    let mut out = Vec::with_capacity((bytes.len() / 4).saturating_mul(3));
     let last = (bytes.len() / 4).saturating_sub(1);
     for (number, group) in bytes.chunks_exact(4).enumerate() {
         let padding = group.iter().rev().take_while(|&&byte| byte == b'=').count();
@@ -14,12 +14,15 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
             return None;
         }
         let mut word = 0u32;
-        for &byte in group.iter().take(4 - padding) {
+        for &byte in group.iter().take(4usize.saturating_sub(padding)) {
             word = word << 6 | sextet(byte)?;
         }
-        word <<= 6 * padding;
+        let (word, kept) = match padding {
+            0 => (word, 3),
+            1 => (word << 6, 2),
+            _ => (word << 12, 1),
+        };
         let [_, a, b, c] = word.to_be_bytes();
-        let kept = 3 - padding;
         // Bits under the padding must be zero, else two texts would mean the same bytes.
         if [a, b, c].iter().skip(kept).any(|&byte| byte != 0) {
             return None;
@@ -30,15 +33,8 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
 }
 
 fn sextet(byte: u8) -> Option<u32> {
-    let value = match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(u32::from(value))
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    ALPHABET.iter().position(|&letter| letter == byte).and_then(|at| u32::try_from(at).ok())
 }
 
 #[cfg(test)]
