@@ -28,6 +28,7 @@ mod placed;
 mod tests;
 
 pub(crate) use facts::answer;
+pub(crate) use owners::own_root;
 
 use entries::Applier;
 use markers::{Hidden, Markers};

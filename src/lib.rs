@@ -24,8 +24,10 @@
 //! # let root = directory.path().join("store");
 //! use plywood::snapshot::{Key, Name};
 //! use plywood::store::{BackendChoice, LayerSource, Store, StoreOptions};
+//! use plywood::tree::Ids;
 //!
-//! let store = Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy))?;
+//! // For an ordinary user too: all files become his own.
+//! let store = Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy).ids(Ids::Squash))?;
 //! let tar = [0; 1024]; // a tar without entries
 //! let layer = store.import_layer(LayerSource::reader(&tar[..]), &Default::default(), &Default::default())?;
 //! let parent = Name::from(&layer.chain_id);

@@ -27,14 +27,18 @@ impl Owners {
         Ok(Self { maps: IdMaps { uids: one(uid), gids: one(gid) }, policy, root: (uid, gid) })
     }
 
-    /// Checks an owner, or replaces it.
+    /// Checks an entry's owner, or replaces it.
     pub(super) fn admit(&self, path: &EntryPath, attributes: &mut Attributes, cx: &Context<'_>) -> Result<()> {
+        self.admit_in("apply entry", path, attributes, cx)
+    }
+
+    fn admit_in(&self, op: &'static str, path: &EntryPath, attributes: &mut Attributes, cx: &Context<'_>) -> Result<()> {
         let (uid, gid) = (attributes.uid, attributes.gid);
         if self.maps.uids.contains(uid) && self.maps.gids.contains(gid) {
             return Ok(());
         }
         match self.policy {
-            Ids::Exact => Err(Error::new(ErrorKind::IdNotMapped, "apply entry")
+            Ids::Exact => Err(Error::new(ErrorKind::IdNotMapped, op)
                 .at(path)
                 .because(format!("it belongs to {uid}:{gid}, and this process can only own files as {}", self.describe()))
                 .with_hint(
@@ -63,6 +67,15 @@ impl Owners {
         };
         format!("uid {} and gid {}", ranges(&self.maps.uids), ranges(&self.maps.gids))
     }
+}
+
+/// A root directory's attributes as this process can give them. Of a stack whose layers say nothing of it, it is root's (SEMANTICS §1.8).
+///
+/// # Errors
+/// `IdNotMapped` for an owner that this process cannot give, unless owners are squashed; that is reported then.
+pub(crate) fn own_root(op: &'static str, policy: Ids, mut root: Attributes, cx: &Context<'_>) -> Result<Attributes> {
+    Owners::of_this_process(policy)?.admit_in(op, &EntryPath::ROOT, &mut root, cx)?;
+    Ok(root)
 }
 
 #[cfg(test)]

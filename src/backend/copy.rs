@@ -8,7 +8,7 @@
 //!
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
-use super::{Backend, Frozen, Roots};
+use super::{Backend, Frozen, Roots, cannot_own};
 use crate::apply;
 use crate::diff::{self, Sides, Upper, seen};
 use crate::entry::{Attributes, EntrySink, EntryStream};
@@ -81,7 +81,11 @@ impl Copy {
         let fs = own.mkdir_open(FS, 0o755)?;
         match chain.first() {
             Some(&parent) => copy_tree(&self.fs(parent)?, &fs, check)?,
-            None => drop(dress(&fs, &Attributes::implied())?),
+            // Nothing of the directory above leaks into it; whose it is comes later.
+            None => {
+                let (uid, gid) = inode::creator();
+                dress(&fs, &Attributes { uid, gid, ..Attributes::implied() })?;
+            }
         }
         Ok((own, fs))
     }
@@ -145,7 +149,7 @@ impl Backend for Copy {
                 (Some(root), _) => root.clone(),
                 // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
                 (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
-                (None, None) => Attributes::implied(),
+                (None, None) => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
             };
             let refused = dress(&fs, &root)?;
             if applied.root.is_some() {
@@ -230,7 +234,7 @@ fn dress(dir: &Dir, attributes: &Attributes) -> Result<Vec<Reason>> {
             xattr::remove(dir, &name)?;
         }
     }
-    inode::set_owner(dir, wanted.uid, wanted.gid)?;
+    inode::set_owner(dir, wanted.uid, wanted.gid).map_err(|error| cannot_own(error, &wanted))?;
     inode::set_mode(dir, wanted.mode)?;
     for (name, value) in &wanted.xattrs {
         match xattr::set(dir, name, value) {

@@ -14,7 +14,7 @@ pub use overlay::Overlay;
 use std::fmt;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::mount::Mount;
 use crate::progress::Context;
 use crate::snapshot::Usage;
@@ -144,4 +144,18 @@ pub struct Roots<'a> {
     pub upper: Option<&'a Attributes>,
     /// The tree hides its whole chain ([`Applied::cut`]): it is compared with it, but does not stand on it.
     pub cut: bool,
+}
+
+/// Says what it means that an owner cannot be given to a root directory.
+fn cannot_own(error: Error, root: &Attributes) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EPERM) => Error::new(ErrorKind::IdNotMapped, "create tree")
+            .because(format!("its root directory belongs to {}:{}, and this process cannot own files as that", root.uid, root.gid))
+            .with_hint(
+                "enter a user namespace (`plywood unshare`), give the user sub-ids (/etc/subuid, /etc/subgid), run as root, or open the \
+                 store with squashed owners",
+            )
+            .with_source(error),
+        _ => error,
+    }
 }

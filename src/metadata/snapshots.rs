@@ -63,6 +63,8 @@ pub(crate) struct NewLayer<'a> {
     pub(crate) diff_id: &'a DiffId,
     /// A finished tree, frozen or empty.
     pub(crate) tree: TreeId,
+    /// What the root directory is where neither the layer nor one below says anything of it.
+    pub(crate) implied_root: &'a Attributes,
     pub(crate) labels: &'a Labels,
 }
 
@@ -324,7 +326,7 @@ impl Transaction<'_> {
             return Err(corrupt(format!("tree {} is not finished", new.tree)));
         }
         let below_root = match new.parent {
-            None => Attributes::implied(),
+            None => new.implied_root.clone(),
             Some(parent) => self.snapshot_by_id(parent.id)?.ok_or_else(|| gone(parent.name.clone()))?.root,
         };
         let root = tree.root.unwrap_or(below_root);

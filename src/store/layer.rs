@@ -12,7 +12,7 @@ use crate::compression::{Compression, Decoder};
 use crate::content::{Blob, BlobReader};
 use crate::descriptor::MediaType;
 use crate::digest::{Algorithm, ChainId, DiffId, Tee};
-use crate::entry::{Chunk, Entry, EntryStream, Position};
+use crate::entry::{Attributes, Chunk, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, TreeRow, Unpacked};
@@ -364,17 +364,27 @@ impl Store {
     }
 
     fn name_shared(&self, lease: LeaseId, layer: &Incoming<'_>, tree: &TreeRow) -> Result<SnapshotRow> {
+        let implied_root = self.implied_root(layer, tree.root.as_ref())?;
         let transaction = self.metadata().write()?;
         let snapshot = transaction.insert_layer(&NewLayer {
             parent: layer.parent,
             diff_id: layer.diff_id,
             tree: tree.id,
+            implied_root: &implied_root,
             labels: layer.labels,
         })?;
         check_chain(self.backend(), transaction.chain(snapshot.id)?.len())?;
         transaction.lease_snapshot(lease, snapshot.id)?;
         transaction.commit()?;
         Ok(snapshot)
+    }
+
+    /// The root directory of a stack that says nothing of it, as the backend has made it.
+    fn implied_root(&self, layer: &Incoming<'_>, said: Option<&Attributes>) -> Result<Attributes> {
+        match (layer.parent, said) {
+            (None, None) => self.own_root(OP, Attributes::implied()),
+            _ => Ok(Attributes::implied()),
+        }
     }
 
     fn unpack(&self, lease: LeaseId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<SnapshotRow> {
@@ -387,9 +397,11 @@ impl Store {
             if applied.empty {
                 backend.remove(tree)?;
             }
+            let implied_root = self.implied_root(layer, applied.root.as_ref())?;
             let transaction = self.metadata().write()?;
             transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
-            let new = NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, labels: layer.labels };
+            let new =
+                NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, implied_root: &implied_root, labels: layer.labels };
             let snapshot = transaction.insert_layer(&new)?;
             check_chain(backend, transaction.chain(snapshot.id)?.len())?;
             transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;

@@ -109,7 +109,7 @@ impl Store {
         &self.inner.reason
     }
 
-    /// What becomes of owners outside the id map when layers are imported.
+    /// What becomes of owners outside the id map when layers are imported and snapshots made.
     pub fn ids(&self) -> Ids {
         self.inner.ids
     }

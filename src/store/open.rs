@@ -39,7 +39,8 @@ pub struct StoreOptions {
     pub root: PathBuf,
     /// How trees are kept; a store keeps the backend that it was made with. `Auto` by default.
     pub backend: BackendChoice,
-    /// What becomes of owners outside the id map when layers are imported. `Exact` by default.
+    /// What becomes of owners outside the id map when layers are imported and snapshots made. `Exact` by default. An ordinary user
+    /// outside a user namespace can own files as himself alone.
     pub ids: Ids,
     /// What a layer may ask for. Figures that no honest image meets by default.
     pub limits: Limits,

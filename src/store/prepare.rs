@@ -4,12 +4,14 @@
 //! the row. A crash before that leaves a tree that the dead lease gives away.
 
 use super::{Store, no_snapshot};
+use crate::apply::own_root;
 use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{NewSnapshot, SnapshotRow, Survives};
 use crate::mount::Mount;
+use crate::progress::Context;
 use crate::snapshot::{Key, Kind, Labels, Name};
-use crate::tree::{Access, TreeId};
+use crate::tree::{Access, Ids, TreeId};
 
 /// How [`Store::prepare`] and [`Store::view`] make a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +47,8 @@ impl Store {
     ///
     /// # Errors
     /// `AlreadyExists` for a key that is taken, by whatever kind of snapshot; `NotFound` without such a parent; `InvalidArgument` where
-    /// the parent is not Committed; `LimitExceeded` where the stack is higher than the backend can mount; `NoSpace`, `Io`.
+    /// the parent is not Committed; `LimitExceeded` where the stack is higher than the backend can mount; `IdNotMapped` where this
+    /// process cannot own the root directory as it should be and the store does not squash owners; `NoSpace`, `Io`.
     pub fn prepare(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
         self.new_snapshot("prepare", Kind::Active, key, parent, options)
     }
@@ -106,14 +109,23 @@ impl Store {
         if reader.snapshot(key.as_str())?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, op).at(key.as_str()));
         }
-        let Some(parent) = parent else { return Ok((None, Vec::new(), Attributes::implied())) };
+        let Some(parent) = parent else { return Ok((None, Vec::new(), self.own_root(op, Attributes::implied())?)) };
         let parent = reader.snapshot(parent.as_str())?.ok_or_else(|| no_parent(op, parent))?;
         if parent.kind != Kind::Committed {
             let reason = format!("the parent's kind is {}; only a committed snapshot can be one", parent.kind);
             return Err(Error::new(ErrorKind::InvalidArgument, op).at(&parent.name).because(reason));
         }
-        let (chain, root) = (reader.chain(parent.id)?, parent.root.clone());
+        let (chain, root) = (reader.chain(parent.id)?, self.own_root(op, parent.root.clone())?);
         Ok((Some(parent), chain, root))
+    }
+
+    /// A root directory as this process can own it, where owners are squashed; what a layer said of it was reported when it came in.
+    /// Else it is for the backend to say whether it can be had.
+    pub(super) fn own_root(&self, op: &'static str, root: Attributes) -> Result<Attributes> {
+        match self.ids() {
+            Ids::Exact => Ok(root),
+            Ids::Squash => own_root(op, Ids::Squash, root, &Context::default()),
+        }
     }
 
     /// Refuses a stack of trees that the backend could not mount, with both figures.

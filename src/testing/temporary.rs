@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreOptions};
+use crate::sys::inode;
+use crate::tree::Ids;
 
 /// A directory that is deleted when this is dropped, with all that a container may have left in it.
 #[derive(Debug)]
@@ -36,7 +38,8 @@ pub struct TemporaryStore {
 }
 
 impl Store {
-    /// A store for one test, with whatever backend works here. Feature `testing`.
+    /// A store for one test, with whatever backend works here. Where this process cannot give files away (an ordinary user outside a user
+    /// namespace), owners are squashed. Feature `testing`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -70,7 +73,11 @@ impl Store {
         change: impl FnOnce(&Path, StoreOptions) -> Result<StoreOptions>,
     ) -> Result<TemporaryStore> {
         let directory = new_directory(place.as_ref())?;
-        let options = change(&directory.path().join("trees"), StoreOptions::new(directory.path().join("store")))?;
+        let mut options = StoreOptions::new(directory.path().join("store"));
+        if !inode::may_give_away() {
+            options.ids = Ids::Squash;
+        }
+        let options = change(&directory.path().join("trees"), options)?;
         Ok(TemporaryStore { store: Self::open_with(&options)?, _directory: directory })
     }
 }
@@ -138,6 +145,51 @@ impl Drop for TemporaryDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::snapshot::{Key, Name};
+    use crate::store::{BackendChoice, LayerSource};
+    use crate::sys::test_support::Child;
+    use crate::testing::Layer;
+
+    /// What somebody can do whose files are his own, whoever runs the tests.
+    fn as_an_ordinary_user(work: impl FnOnce()) {
+        let child = Child { user: Some(12_345), sub_ids: None };
+        child.run(|| Ok(work()).map(|()| String::new())).unwrap();
+    }
+
+    #[test]
+    fn an_ordinary_users_snapshots_are_his_own_and_a_new_one_changes_nothing() {
+        as_an_ordinary_user(|| {
+            let cx = crate::Context::default();
+            let store = Store::temporary_with(|options| options.backend(BackendChoice::Copy)).unwrap();
+            let tar = Layer::new().file("a/b", "of root").tar();
+            let layer = store.import_layer(LayerSource::reader(&tar[..]), &Default::default(), &cx).unwrap();
+            for (key, parent) in [("alone", None), ("above", Some(Name::from(&layer.chain_id)))] {
+                let mount = store.prepare(&Key::new(key).unwrap(), parent.as_ref(), &Default::default()).unwrap();
+                // Over nothing the root directory itself is the change: it should be root's.
+                let mut changed = 0;
+                store.changes(key, &cx, |_| Ok(changed += 1)).unwrap();
+                assert_eq!(changed, usize::from(parent.is_none()));
+                fs::write(mount.source().join("new"), "").unwrap();
+                store.commit(&Name::new(format!("{key}-1")).unwrap(), &Key::new(key).unwrap(), &Default::default()).unwrap();
+                store.diff(&format!("{key}-1"), std::io::sink(), &Default::default(), &cx).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn an_ordinary_user_who_keeps_owners_is_told_that_he_cannot() {
+        as_an_ordinary_user(|| {
+            let exact = |options: StoreOptions| options.backend(BackendChoice::Copy).ids(Ids::Exact);
+            let store = Store::temporary_with(exact).unwrap();
+            let error = store.prepare(&Key::new("web").unwrap(), None, &Default::default()).unwrap_err();
+            assert_eq!((error.kind(), error.op()), (ErrorKind::IdNotMapped, "create tree"));
+            let tar = Layer::new().tar();
+            let error = store.import_layer(LayerSource::reader(&tar[..]), &Default::default(), &Default::default()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::IdNotMapped);
+            assert_eq!(fs::read_dir(store.root().join("trees")).unwrap().count(), 0);
+        });
+    }
 
     #[test]
     fn a_directory_goes_with_closed_ones_in_it() {

@@ -1,8 +1,9 @@
 //! The attributes of a tree's root directory, which belong to the snapshot.
 
+use crate::backend::cannot_own;
 use crate::diff::seen::{self, Form};
 use crate::entry::Attributes;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sys::{Dir, inode, xattr};
 use crate::whiteout::XattrStyle;
 
@@ -23,7 +24,7 @@ pub(super) fn disinherit(dir: &Dir) -> Result<()> {
 pub(super) fn set(dir: &Dir, attributes: &Attributes, style: XattrStyle) -> Result<()> {
     xattr::remove(dir, DEFAULT_ACL)?;
     xattr::remove(dir, ACCESS_ACL)?;
-    inode::set_owner(dir, attributes.uid, attributes.gid).map_err(|error| owner(error, attributes))?;
+    inode::set_owner(dir, attributes.uid, attributes.gid).map_err(|error| cannot_own(error, attributes))?;
     inode::set_mode(dir, attributes.mode)?;
     // ACLs and capabilities last: they follow from the owner and change the mode.
     let (last, first): (Vec<_>, Vec<_>) =
@@ -45,15 +46,4 @@ pub(super) fn set(dir: &Dir, attributes: &Attributes, style: XattrStyle) -> Resu
 /// The attributes as a container sees them.
 pub(super) fn read(dir: &Dir, style: XattrStyle) -> Result<Attributes> {
     Ok(seen::read(dir, Form::Overlay(style))?.attributes)
-}
-
-fn owner(error: Error, attributes: &Attributes) -> Error {
-    let (uid, gid) = (attributes.uid, attributes.gid);
-    match error.raw_os_error() {
-        Some(libc::EINVAL | libc::EPERM) => Error::new(ErrorKind::IdNotMapped, "create tree")
-            .because(format!("its root directory belongs to {uid}:{gid}, and this process cannot own files as that"))
-            .with_hint("give the user sub-ids (/etc/subuid, /etc/subgid), run as root, or import the layers with squashed owners")
-            .with_source(error),
-        _ => error,
-    }
 }

@@ -244,7 +244,13 @@ fn a_long_chain_mounts_and_one_that_is_too_long_is_refused_at_prepare() {
                 let unpacked = Unpacked { diff_id: &diff_id, ids: Ids::Exact, applied: &applied };
                 transaction.finish_tree(tree.get(), lease.id(), &unpacked).unwrap();
                 let below = parent.as_deref().map(|parent| transaction.snapshot(parent).unwrap().unwrap());
-                let new = NewLayer { parent: below.as_ref(), diff_id: &diff_id, tree: tree.get(), labels: &Labels::new() };
+                let new = NewLayer {
+                    parent: below.as_ref(),
+                    diff_id: &diff_id,
+                    tree: tree.get(),
+                    implied_root: &Attributes::implied(),
+                    labels: &Labels::new(),
+                };
                 name.replace(transaction.insert_layer(&new).unwrap().name);
             });
             parent = Some(name.into_inner());
