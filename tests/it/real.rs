@@ -3,6 +3,7 @@
 mod changes;
 mod input;
 mod layouts;
+mod packages;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,22 +74,28 @@ fn images_of_buildah_umoci_and_skopeo_mount_as_umoci_unpacks_them() {
         let work = std::env::temp_dir();
         let tree = work.join("debian");
         input::debian_tree(&tree);
-        let stores = BACKENDS.map(|backend| Store::new(&work, "images", backend));
-        for make in [input::by_buildah, input::by_umoci] {
-            let image = make(&work, &tree);
-            let unpacked = input::umoci_unpack(&image.layout, "both", &image.layout.with_extension("bundle"));
-            let expected = Tree::read(&unpacked).unwrap();
-            let zstd = input::in_zstd(&work, &image);
-            for Image { name, layout } in [&image, &zstd] {
-                for store in &stores {
-                    let chain = store.import(&["import", text(layout), "--ref", name]);
-                    let target = store.mount(&name.replace(", ", "-"), &chain);
-                    assert_same(&format!("{name} on {}", store.backend), &expected, &Tree::read(&target).unwrap());
-                    store.umount(&target);
-                }
+        images_mount_as_umoci_unpacks_them(&work, &tree, input::SECOND);
+    });
+}
+
+/// Of a tree and what a script makes of it: images by each maker in each compression, on each backend.
+fn images_mount_as_umoci_unpacks_them(work: &Path, tree: &Path, second_layer: &str) {
+    let stores = BACKENDS.map(|backend| Store::new(work, "images", backend));
+    let makers: [input::Make; 2] = [input::by_buildah, input::by_umoci];
+    for make in makers {
+        let image = make(work, tree, second_layer);
+        let unpacked = input::umoci_unpack(&image.layout, "both", &image.layout.with_extension("bundle"));
+        let expected = Tree::read(&unpacked).unwrap();
+        let zstd = input::in_zstd(work, &image);
+        for Image { name, layout } in [&image, &zstd] {
+            for store in &stores {
+                let chain = store.import(&["import", text(layout), "--ref", name]);
+                let target = store.mount(&name.replace(", ", "-"), &chain);
+                assert_same(&format!("{name} on {}", store.backend), &expected, &Tree::read(&target).unwrap());
+                store.umount(&target);
             }
         }
-    });
+    }
 }
 
 #[test]
@@ -100,20 +107,26 @@ fn a_layer_is_what_gnu_tar_extracts() {
         let work = std::env::temp_dir();
         let tree = work.join("debian");
         input::debian_tree(&tree);
-        let layer = work.join("layer.tar");
-        let options = ["--format=posix", "--xattrs", "--xattrs-include=*", "--sparse", "--numeric-owner", "-cf"];
-        Tool::new("tar").arg("-C").arg(&tree).args(options).arg(&layer).arg(".").ok();
-        let expected = Tree::read(&tree).unwrap();
-        for backend in BACKENDS {
-            let store = Store::new(&work, "tar", backend);
-            let chain = store.import(&["layer", "import", text(&layer), "--strict"]);
-            let target = store.mount("tar", &chain);
-            let found = Tree::read(&target).unwrap();
-            // This layer has an entry for the root, so that it counts as well.
-            assert_eq!(expected.difference(&found), Vec::<String>::new(), "{backend}");
-            store.umount(&target);
-        }
+        layer_is_what_gnu_tar_extracts(&work, &tree);
     });
+}
+
+/// Of a tree that GNU tar packs, with all that it can say.
+fn layer_is_what_gnu_tar_extracts(work: &Path, tree: &Path) {
+    let (layer, extracted) = (work.join("layer.tar"), work.join("extracted"));
+    let options = ["--format=posix", "--xattrs", "--xattrs-include=*", "--sparse", "--numeric-owner", "-cf"];
+    Tool::new("tar").arg("-C").arg(tree).args(options).arg(&layer).arg(".").ok();
+    layouts::gnu_tar(&layer, &extracted);
+    let expected = Tree::read(&extracted).unwrap();
+    for backend in BACKENDS {
+        let store = Store::new(work, "tar", backend);
+        let chain = store.import(&["layer", "import", text(&layer), "--strict"]);
+        let target = store.mount("tar", &chain);
+        let found = Tree::read(&target).unwrap();
+        // This layer has an entry for the root, so that it counts as well.
+        assert_eq!(expected.difference(&found), Vec::<String>::new(), "{backend}");
+        store.umount(&target);
+    }
 }
 
 #[test]
@@ -125,7 +138,7 @@ fn five_hundred_changes_go_round() {
         let work = std::env::temp_dir();
         let tree = work.join("debian");
         input::debian_tree(&tree);
-        let image = input::by_umoci(&work, &tree);
+        let image = input::by_umoci(&work, &tree, input::SECOND);
         let mut layers = Vec::new();
         for backend in BACKENDS {
             let store = Store::new(&work, "from", backend);
@@ -171,7 +184,7 @@ fn an_unchanged_image_is_exported_with_the_same_manifest() {
         let work = std::env::temp_dir();
         let tree = work.join("debian");
         input::debian_tree(&tree);
-        let image = input::by_buildah(&work, &tree);
+        let image = input::by_buildah(&work, &tree, input::SECOND);
         let digest = |layout: &Path| {
             let index: serde_json::Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
             index["manifests"][0]["digest"].as_str().unwrap().to_owned()

@@ -89,8 +89,11 @@ pub(super) struct Image {
     pub(super) layout: PathBuf,
 }
 
-/// Two layers on nothing, made by buildah and compressed with gzip.
-pub(super) fn by_buildah(work: &Path, tree: &Path) -> Image {
+/// Makes an image of two layers on nothing, compressed with gzip: a tree, and what a script changes in it.
+pub(super) type Make = fn(&Path, &Path, &str) -> Image;
+
+/// Made by buildah.
+pub(super) fn by_buildah(work: &Path, tree: &Path, second_layer: &str) -> Image {
     let layout = work.join("buildah");
     let policy = work.join("policy.json");
     fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
@@ -102,6 +105,8 @@ pub(super) fn by_buildah(work: &Path, tree: &Path) -> Image {
             .args(arguments)
             .env("BUILDAH_ISOLATION", "chroot")
             .env("TMPDIR", work)
+            .env("HOME", work)
+            .env("XDG_RUNTIME_DIR", work)
             .ok()
             .stdout
             .trim()
@@ -118,14 +123,14 @@ pub(super) fn by_buildah(work: &Path, tree: &Path) -> Image {
     buildah(&["config", "--env", "A=b", "--cmd", "/bin/sh", "--label", "maker=buildah", &first]);
     let base = commit(&first, "base");
     let second = buildah(&["from", "--signature-policy", policy.to_str().unwrap(), &base]);
-    shell(&PathBuf::from(buildah(&["mount", &second])), SECOND);
+    shell(&PathBuf::from(buildah(&["mount", &second])), second_layer);
     let both = commit(&second, "both");
     skopeo(&both, &format!("oci:{}:both", layout.display()), "gzip");
     Image { name: "buildah, gzip", layout }
 }
 
-/// Two layers on nothing, made by umoci and compressed with gzip.
-pub(super) fn by_umoci(work: &Path, tree: &Path) -> Image {
+/// Made by umoci.
+pub(super) fn by_umoci(work: &Path, tree: &Path, second_layer: &str) -> Image {
     let all = work.join("umoci-all");
     let image = |tag: &str| format!("{}:{tag}", all.display());
     let bundle = work.join("umoci-bundle");
@@ -135,7 +140,7 @@ pub(super) fn by_umoci(work: &Path, tree: &Path) -> Image {
     umoci(&["unpack", "--image", &image("base"), bundle.to_str().unwrap()]);
     Tool::new("cp").args(["-a", "--reflink=auto"]).arg(tree.join(".")).arg(bundle.join("rootfs")).ok();
     umoci(&["repack", "--refresh-bundle", "--image", &image("base"), bundle.to_str().unwrap()]);
-    shell(&bundle.join("rootfs"), SECOND);
+    shell(&bundle.join("rootfs"), second_layer);
     umoci(&["repack", "--image", &image("both"), bundle.to_str().unwrap()]);
     fs::remove_dir_all(&bundle).unwrap();
     let layout = work.join("umoci");

@@ -79,7 +79,8 @@ fn directories(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn gnu_tar(blob: &Path, target: &Path) {
+/// What GNU tar extracts from a layer.
+pub(super) fn gnu_tar(blob: &Path, target: &Path) {
     fs::create_dir(target).unwrap();
     let options = ["--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*", "-xpf"];
     Tool::new("tar").arg("-C").arg(target).args(options).arg(blob).ok();
