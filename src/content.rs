@@ -19,7 +19,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -262,6 +262,13 @@ impl Content {
     pub(crate) fn spool(&self, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Blob> {
         let mut ingest = self.start_unnamed(&Expected::unknown(Algorithm::default()))?.discard_on_drop();
         ingest.copy_from(reader, cx)?;
+        ingest.into_nameless()
+    }
+
+    /// The same with what `fill` writes.
+    pub(crate) fn spool_written(&self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Blob> {
+        let mut ingest = self.start_unnamed(&Expected::unknown(Algorithm::default()))?.discard_on_drop();
+        fill(&mut ingest::Writer(&mut ingest))?;
         ingest.into_nameless()
     }
 

@@ -246,7 +246,7 @@ pub(super) struct LayerImport {
     /// The layer: a tar, plain or compressed with gzip or zstd; `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
     pub(super) tar: PathBuf,
-    /// The committed snapshot below it [default: nothing]
+    /// The committed snapshot below it, imported or not [default: nothing]
     #[arg(long, value_name = "NAME")]
     pub(super) parent: Option<String>,
     /// The digest that the uncompressed tar must have
@@ -274,7 +274,7 @@ pub(super) enum IdsName {
 pub(super) struct Prepare {
     /// The new key
     pub(super) key: String,
-    /// The committed snapshot below it [default: nothing]
+    /// The committed snapshot below it, imported or not [default: nothing]
     pub(super) parent: Option<String>,
     /// Mount it there as well
     #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]

@@ -5,7 +5,7 @@
 //! stays true because the bytes of an ingest's file are only ever appended to: to begin afresh is to make a new file.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use super::{Added, Blob, Content, DISCARDED, Expected, MODE, duplicate, gone, wrong_size};
@@ -212,6 +212,20 @@ impl Ingest {
     /// What it is called in messages.
     fn shown(&self) -> String {
         self.expected.digest.as_ref().map_or_else(|| self.name.escape_ascii().to_string(), Digest::to_string)
+    }
+}
+
+/// An ingest as a writer.
+pub(super) struct Writer<'a>(pub(super) &'a mut Ingest);
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -63,8 +63,8 @@ pub(crate) struct NewLayer<'a> {
     pub(crate) diff_id: &'a DiffId,
     /// A finished tree, frozen or empty.
     pub(crate) tree: TreeId,
-    /// What the root directory is where neither the layer nor one below says anything of it.
-    pub(crate) implied_root: &'a Attributes,
+    /// What the root directory is where the layer says nothing of it; as in the parent by default.
+    pub(crate) root: Option<&'a Attributes>,
     pub(crate) labels: &'a Labels,
 }
 
@@ -326,10 +326,10 @@ impl Transaction<'_> {
             return Err(corrupt(format!("tree {} is not finished", new.tree)));
         }
         let below_root = match new.parent {
-            None => new.implied_root.clone(),
+            None => Attributes::implied(),
             Some(parent) => self.snapshot_by_id(parent.id)?.ok_or_else(|| gone(parent.name.clone()))?.root,
         };
-        let root = tree.root.unwrap_or(below_root);
+        let root = tree.root.or(new.root.cloned()).unwrap_or(below_root);
         let name = chain_id.to_string();
         self.connection()
             .execute(

@@ -42,16 +42,8 @@ impl Scratch {
 
     fn layer(&self, diff_id: &DiffId, parent: Option<&SnapshotRow>) -> SnapshotRow {
         let tree = self.tree(diff_id, &applied());
-        self.write(|transaction| {
-            transaction.insert_layer(&NewLayer {
-                parent,
-                diff_id,
-                tree,
-                implied_root: &Attributes::implied(),
-                labels: &Labels::new(),
-            })
-        })
-        .unwrap()
+        self.write(|transaction| transaction.insert_layer(&NewLayer { parent, diff_id, tree, root: None, labels: &Labels::new() }))
+            .unwrap()
     }
 }
 
@@ -231,10 +223,9 @@ fn a_layer_gets_the_chain_id_of_the_specification() {
     assert_eq!((top.name, top.parent_name), (top.chain_id.unwrap().to_string(), Some(bottom.name.clone())));
     assert_eq!(top.usage, Some(Usage::new(3, 4096)));
     let tree = scratch.tree(&a, &applied());
-    let new = NewLayer { parent: None, diff_id: &a, tree, implied_root: &Attributes::implied(), labels: &Labels::new() };
+    let new = NewLayer { parent: None, diff_id: &a, tree, root: None, labels: &Labels::new() };
     assert_eq!(kind_of(scratch.write(|transaction| transaction.insert_layer(&new))), ErrorKind::AlreadyExists);
-    let new =
-        NewLayer { parent: None, diff_id: &b, tree: TreeId(999), implied_root: &Attributes::implied(), labels: &Labels::new() };
+    let new = NewLayer { parent: None, diff_id: &b, tree: TreeId(999), root: None, labels: &Labels::new() };
     assert_eq!(kind_of(scratch.write(|transaction| transaction.insert_layer(&new))), ErrorKind::NotFound);
 }
 

@@ -78,9 +78,9 @@ pub struct Imported {
 
 /// What an import has made so far, to be taken back if it fails.
 #[derive(Default)]
-struct Made {
-    chains: Vec<ChainId>,
-    blobs: Vec<Digest>,
+pub(super) struct Made {
+    pub(super) chains: Vec<ChainId>,
+    pub(super) blobs: Vec<Digest>,
 }
 
 impl Store {
@@ -126,7 +126,7 @@ impl Store {
     }
 
     /// Removes layers and blobs that nothing else needs.
-    fn take_back(&self, made: &Made) -> Result<()> {
+    pub(super) fn take_back(&self, made: &Made) -> Result<()> {
         let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
         for chain_id in made.chains.iter().rev() {
             let Some(row) = transaction.layer(chain_id)? else { continue };

@@ -15,12 +15,13 @@ use crate::digest::{Algorithm, ChainId, DiffId, Tee};
 use crate::entry::{Attributes, Chunk, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, TreeRow, Unpacked};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, TreeRow, Unpacked};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason, Report};
-use crate::snapshot::{Kind, Labels};
+use crate::snapshot::Labels;
 use crate::store::Store;
 use crate::store::image::document::layer_compression;
+use crate::store::import::Made;
 use crate::tar::{Limits, Reader};
 use crate::tree::{Applied, Question, TreeId};
 
@@ -203,11 +204,13 @@ pub(super) struct Landed {
 
 impl Store {
     /// Imports one layer onto a committed parent, or onto nothing, and commits it under its chain id. What is there already is success.
+    /// A parent that was committed here, and not imported, is diffed first, as are those below it: its tree stands under the chain id
+    /// of that layer too then.
     /// The compressed bytes are not kept. Durable when it returns; on an error nothing is left.
     ///
     /// # Errors
     /// `InvalidLayer`, `LimitExceeded` for what breaks the layer contract; `DigestMismatch` for another diff id than expected;
-    /// `NotFound`, `InvalidArgument` for a parent that is not there or was not imported; `IdNotMapped`, `Unsupported`, `Cancelled`,
+    /// `NotFound`, `InvalidArgument` for a parent that is not there or not committed; `IdNotMapped`, `Unsupported`, `Cancelled`,
     /// `NoSpace`, `Io`.
     ///
     /// ```
@@ -224,13 +227,33 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
-        let parent = options.parent.as_deref().map(|name| self.import_parent(name)).transpose()?;
-        let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
         let lease = self.lease()?;
-        if let Some(parent) = &parent {
-            // From here on no collection takes it.
-            self.keep_parent(lease.id(), parent)?;
+        let mut made = Made::default();
+        let imported = self.import_layer_under(lease.id(), source, options, &mut made, cx);
+        let released = lease.release();
+        if imported.is_err()
+            && let Err(error) = self.with_reserve(|| self.take_back(&made))
+        {
+            tracing::warn!(%error, "what an import left could not be deleted; the collection will");
         }
+        let imported = imported?;
+        released?;
+        Ok(imported)
+    }
+
+    fn import_layer_under(
+        &self,
+        lease: LeaseId,
+        source: LayerSource<'_>,
+        options: &ImportLayerOptions,
+        made: &mut Made,
+        cx: &Context<'_>,
+    ) -> Result<ImportedLayer> {
+        let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        let (parent, unsaid) = match &options.parent {
+            Some(name) => self.stand_on(name, lease, &mut made.chains, cx).map(|(row, unsaid)| (Some(row), unsaid))?,
+            None => (None, Report::default()),
+        };
         let blob = match source.0 {
             Form::Blob(blob) => blob,
             Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
@@ -248,42 +271,10 @@ impl Store {
             labels: &options.labels,
             limits,
         };
-        let landed = self.land(lease.id(), &incoming, cx);
-        let released = lease.release();
-        if landed.is_err() {
-            // What was being unpacked; the next collection does it where this cannot.
-            let _ = self.empty_trash_if_free();
-        }
-        let Landed { chain_id, existed, .. } = landed?;
-        released?;
-        Ok(ImportedLayer { chain_id, diff_id, existed, report: cx.take_report() })
-    }
-
-    fn import_parent(&self, name: &str) -> Result<SnapshotRow> {
-        let row = self
-            .metadata()
-            .read()?
-            .snapshot(name)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, OP).at(name).because("there is no such parent"))?;
-        match (row.kind, &row.chain_id) {
-            (Kind::Committed, Some(_)) => Ok(row),
-            (Kind::Committed, None) => Err(Error::new(ErrorKind::InvalidArgument, OP)
-                .at(name)
-                .because("the parent was committed here and not imported, so the stack would have no chain id")
-                .with_hint("export it and import the export, then name its chain id")),
-            (kind, _) => Err(Error::new(ErrorKind::InvalidArgument, OP)
-                .at(name)
-                .because(format!("a parent is committed, and this is {kind}"))),
-        }
-    }
-
-    fn keep_parent(&self, lease: LeaseId, parent: &SnapshotRow) -> Result<()> {
-        let transaction = self.metadata().write_to_survive(Survives::Process)?;
-        if transaction.snapshot_by_id(parent.id)?.is_none() {
-            return Err(Error::new(ErrorKind::NotFound, OP).at(&parent.name).because("the parent was removed meanwhile"));
-        }
-        transaction.lease_snapshot(lease, parent.id)?;
-        transaction.commit()
+        let Landed { chain_id, existed, .. } = self.land(lease, &incoming, cx)?;
+        let mut report = unsaid;
+        report.merge(cx.take_report());
+        Ok(ImportedLayer { chain_id, diff_id, existed, report })
     }
 
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.
@@ -370,7 +361,7 @@ impl Store {
             parent: layer.parent,
             diff_id: layer.diff_id,
             tree: tree.id,
-            implied_root: &implied_root,
+            root: implied_root.as_ref(),
             labels: layer.labels,
         })?;
         check_chain(self.backend(), transaction.chain(snapshot.id)?.len())?;
@@ -380,10 +371,10 @@ impl Store {
     }
 
     /// The root directory of a stack that says nothing of it, as the backend has made it.
-    fn implied_root(&self, layer: &Incoming<'_>, said: Option<&Attributes>) -> Result<Attributes> {
+    fn implied_root(&self, layer: &Incoming<'_>, said: Option<&Attributes>) -> Result<Option<Attributes>> {
         match (layer.parent, said) {
-            (None, None) => self.own_root(OP, Attributes::implied()),
-            _ => Ok(Attributes::implied()),
+            (None, None) => self.own_root(OP, Attributes::implied()).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -401,7 +392,7 @@ impl Store {
             let transaction = self.metadata().write()?;
             transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
             let new =
-                NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, implied_root: &implied_root, labels: layer.labels };
+                NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, root: implied_root.as_ref(), labels: layer.labels };
             let snapshot = transaction.insert_layer(&new)?;
             check_chain(backend, transaction.chain(snapshot.id)?.len())?;
             transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;

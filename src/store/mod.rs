@@ -23,6 +23,7 @@ mod lease;
 mod mounts;
 mod open;
 mod orphans;
+mod parent;
 mod prepare;
 mod recover;
 mod remove;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use super::*;
 use crate::digest::{ChainId, DiffId};
-use crate::entry::Attributes;
 use crate::error::Result;
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Unpacked};
 use crate::snapshot::{Key, Kind, Labels, Name, Usage};
@@ -111,13 +110,7 @@ impl Scratch {
         transaction.finish_tree(tree, lease, &Unpacked { diff_id: &diff_id, ids: Ids::Exact, applied: &applied }).unwrap();
         let parent = parent.map(|parent| transaction.layer(parent).unwrap().unwrap());
         let row = transaction
-            .insert_layer(&NewLayer {
-                parent: parent.as_ref(),
-                diff_id: &diff_id,
-                tree,
-                implied_root: &Attributes::implied(),
-                labels: &Labels::new(),
-            })
+            .insert_layer(&NewLayer { parent: parent.as_ref(), diff_id: &diff_id, tree, root: None, labels: &Labels::new() })
             .unwrap();
         transaction.lease_snapshot(lease, row.id).unwrap();
         transaction.commit().unwrap();

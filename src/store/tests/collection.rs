@@ -135,13 +135,7 @@ fn a_shared_tree_goes_with_its_last_snapshot() {
     let transaction = store.metadata().write().unwrap();
     let shared = transaction.shareable_trees(&diff_id("b"), Ids::Exact).unwrap().remove(0);
     let parent = transaction.layer(&a).unwrap().unwrap();
-    let new = NewLayer {
-        parent: Some(&parent),
-        diff_id: &diff_id("b"),
-        tree: shared.id,
-        implied_root: &Attributes::implied(),
-        labels: &Labels::new(),
-    };
+    let new = NewLayer { parent: Some(&parent), diff_id: &diff_id("b"), tree: shared.id, root: None, labels: &Labels::new() };
     let second = transaction.insert_layer(&new).unwrap();
     transaction.commit().unwrap();
     store.remove(&b.to_string()).unwrap();

@@ -244,13 +244,8 @@ fn a_long_chain_mounts_and_one_that_is_too_long_is_refused_at_prepare() {
                 let unpacked = Unpacked { diff_id: &diff_id, ids: Ids::Exact, applied: &applied };
                 transaction.finish_tree(tree.get(), lease.id(), &unpacked).unwrap();
                 let below = parent.as_deref().map(|parent| transaction.snapshot(parent).unwrap().unwrap());
-                let new = NewLayer {
-                    parent: below.as_ref(),
-                    diff_id: &diff_id,
-                    tree: tree.get(),
-                    implied_root: &Attributes::implied(),
-                    labels: &Labels::new(),
-                };
+                let new =
+                    NewLayer { parent: below.as_ref(), diff_id: &diff_id, tree: tree.get(), root: None, labels: &Labels::new() };
                 name.replace(transaction.insert_layer(&new).unwrap().name);
             });
             parent = Some(name.into_inner());
@@ -269,6 +264,96 @@ fn a_long_chain_mounts_and_one_that_is_too_long_is_refused_at_prepare() {
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
         assert_eq!(error.reason(), Some("500 layers would be stacked, and the overlay backend mounts 499 at most"));
         lease.release().unwrap();
+    });
+}
+
+#[test]
+fn a_layer_comes_in_over_what_was_committed_here() {
+    mounting(|_| {
+        for choice in BOTH {
+            let real = Real::new(choice());
+            let cx = crate::Context::default();
+            real.build("base", None, base);
+            real.build("top", Some("base"), |at| {
+                fs::remove_file(at("etc/shadow")).unwrap();
+                fs::write(at("etc/motd"), "changed\n").unwrap();
+                fs::set_permissions(at(""), fs::Permissions::from_mode(0o750)).unwrap();
+            });
+            let usage = real.store.usage("top").unwrap();
+            let tar = crate::testing::Layer::new().file("etc/new", "new").tar();
+            let import = || {
+                let options = ImportLayerOptions::default().parent("top");
+                real.store.import_layer(LayerSource::reader(&tar[..]), &options, &cx).unwrap()
+            };
+            let layer = import();
+            // The parent is what its own layer would have made, under that layer's chain id, and takes nothing of its own.
+            let [base_id, top_id] = ["base", "top"].map(|name| real.diff(name).1.diff_id);
+            let base_chain = ChainId::of(None, &base_id);
+            let top_chain = ChainId::of(Some(&base_chain), &top_id);
+            assert_eq!(layer.chain_id, ChainId::of(Some(&top_chain), &layer.diff_id));
+            let named = real.store.stat(&top_chain.to_string()).unwrap();
+            assert_eq!((named.parent, named.diff_id), (Some(base_chain.to_string()), Some(top_id)));
+            assert_eq!(real.store.usage(&top_chain.to_string()).unwrap(), usage);
+            assert_eq!(real.diff(&top_chain.to_string()).0, real.diff("top").0);
+            assert!(import().existed);
+
+            // The names may go, the stack stays.
+            for name in ["top", "base"] {
+                real.store.remove(name).unwrap();
+            }
+            let key = Key::new("web").unwrap();
+            let mount = real.store.prepare(&key, Some(&Name::from(&layer.chain_id)), &PrepareOptions::default()).unwrap();
+            real.store.gc(&Default::default(), &cx).unwrap();
+            let mounted = real.attach(&mount);
+            assert_eq!(fs::read_to_string(real.mnt("etc/motd")).unwrap(), "changed\n");
+            assert_eq!(fs::read_to_string(real.mnt("etc/new")).unwrap(), "new");
+            assert!(!real.mnt("etc/shadow").exists());
+            assert_eq!(fs::metadata(real.mnt("")).unwrap().mode() & 0o7777, 0o750);
+            mounted.close().unwrap();
+            real.store.remove("web").unwrap();
+            real.store.gc(&Default::default(), &cx).unwrap();
+            assert!(real.store.walk(&Filter::default(), |_| Err(Error::new(ErrorKind::InUse, "walk"))).is_ok());
+        }
+    });
+}
+
+#[test]
+fn what_no_layer_can_say_of_a_parent_is_not_in_the_stack_above_it() {
+    mounting(|_| {
+        for choice in BOTH {
+            let real = Real::new(choice());
+            real.build("base", None, |at| {
+                base(at);
+                drop(std::os::unix::net::UnixListener::bind(at("etc/socket")).unwrap());
+            });
+            let options = ImportLayerOptions::default().parent("base");
+            let tar = crate::testing::Layer::new().file("new", "").tar();
+            let layer = real.store.import_layer(LayerSource::reader(&tar[..]), &options, &crate::Context::default()).unwrap();
+            assert_eq!(layer.report.skipped.iter().map(|skipped| &*skipped.path).collect::<Vec<_>>(), ["etc/socket"]);
+            let mounted = real.attach(&real.prepare("web", Some(&layer.chain_id.to_string())));
+            assert_eq!(fs::read_to_string(real.mnt("etc/motd")).unwrap(), "hello\n");
+            assert!(!real.mnt("etc/socket").exists());
+            mounted.close().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_layer_that_fails_takes_the_chain_ids_back_that_its_parent_got() {
+    mounting(|_| {
+        for choice in BOTH {
+            let real = Real::new(choice());
+            real.build("base", None, base);
+            let options = ImportLayerOptions::default().parent("base");
+            let failed = real.store.import_layer(LayerSource::reader(&b"no tar"[..]), &options, &crate::Context::default());
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::InvalidLayer);
+            let mut names = Vec::new();
+            real.store.walk(&Filter::default(), |info| Ok(names.push(info.name))).unwrap();
+            assert_eq!(names, ["base"]);
+            let mounted = real.attach(&real.prepare("web", Some("base")));
+            assert_eq!(fs::read_to_string(real.mnt("etc/motd")).unwrap(), "hello\n");
+            mounted.close().unwrap();
+        }
     });
 }
 

@@ -271,13 +271,7 @@ fn chains_are_topmost_first_and_stop_at_a_cut_without_empty_or_repeated_trees() 
     drop(reader);
     let transaction = store.metadata().write().unwrap();
     let parent = transaction.layer(&b).unwrap().unwrap();
-    let new = NewLayer {
-        parent: Some(&parent),
-        diff_id: &diff_id("a"),
-        tree: shared,
-        implied_root: &Attributes::implied(),
-        labels: &Labels::new(),
-    };
+    let new = NewLayer { parent: Some(&parent), diff_id: &diff_id("a"), tree: shared, root: None, labels: &Labels::new() };
     let again = transaction.insert_layer(&new).unwrap().chain_id.unwrap();
     transaction.commit().unwrap();
     assert_eq!(chain(&again), [1, 2]);
@@ -315,13 +309,7 @@ fn names_with_a_proof_are_given_by_import_alone() {
     store.base("on top", Some(&chain_id.to_string()));
     let transaction = store.metadata().write().unwrap();
     let parent = transaction.snapshot("on top").unwrap().unwrap();
-    let new = NewLayer {
-        parent: Some(&parent),
-        diff_id: &diff_id("a"),
-        tree: parent.tree,
-        implied_root: &Attributes::implied(),
-        labels: &Labels::new(),
-    };
+    let new = NewLayer { parent: Some(&parent), diff_id: &diff_id("a"), tree: parent.tree, root: None, labels: &Labels::new() };
     assert_eq!(kind_of(transaction.insert_layer(&new)), ErrorKind::InvalidArgument);
 }
 

@@ -51,6 +51,15 @@ as_everybody! {
         store.ok(&["gc"]);
         assert_eq!(store.json(&["snapshots"]), Value::Array(Vec::new()), "no image and no key reaches the layer");
     }
+    a_layer_comes_in_over_what_was_committed_here {
+        let store = Store::new("auto");
+        store.ok(&["prepare", "box", &store.layer(&base(), None)]);
+        store.ok(&["commit", "kept", "box"]);
+        let top = store.layer(&Layer::new().file("top", ""), Some("kept"));
+        let parent = store.json(&["stat", &top])["parent"].as_str().unwrap().to_owned();
+        assert_eq!(store.json(&["stat", &parent])["diff_id"], store.json(&["stat", "kept"])["diff_id"]);
+        assert_eq!(store.ok(&["changes", &top]).stdout, "A /top\n");
+    }
     names_are_found_by_the_beginning_of_a_chain_id {
         let store = Store::new("auto");
         let chain = store.layer(&base(), None);
