@@ -33,7 +33,7 @@ pub(crate) use owners::own_root;
 use entries::Applier;
 use markers::{Hidden, Markers};
 
-use crate::entry::{Change, Entry, EntryStream};
+use crate::entry::{Change, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Context;
@@ -100,6 +100,7 @@ pub(crate) fn apply(
     cx: &Context<'_>,
 ) -> Result<Applied> {
     let mut hidden = Hidden::default();
+    let mut contradiction = None;
     let report = cx.mark();
     for pass in 0..PASSES {
         if pass > 0 {
@@ -111,15 +112,13 @@ pub(crate) fn apply(
         let markers = stream(&mut applier, layer, cx)?;
         match markers.settle(&mut applier, &hidden)? {
             Ok(now) => return applier.finish(&now, markers.cut()),
-            Err(again) => hidden = again,
+            Err(again) => {
+                contradiction = Some(markers.contradictory(&hidden, &again));
+                hidden = again;
+            }
         }
     }
-    Err(contradictory())
-}
-
-fn contradictory() -> Error {
-    Error::new(ErrorKind::InvalidLayer, "apply layer")
-        .because("its markers contradict each other: whether one hides something depends on whether it does")
+    Err(contradiction.unwrap_or_else(|| Error::new(ErrorKind::InvalidLayer, "apply layer")))
 }
 
 /// Applies the entries, and collects the markers.
@@ -129,13 +128,13 @@ fn stream(applier: &mut Applier<'_>, layer: &mut dyn EntryStream, cx: &Context<'
         cx.check("apply layer")?;
         let done = check_names(&path).and_then(|()| match change {
             Change::Upsert { node, attributes } => applier.upsert(&path, node, attributes, layer),
-            Change::Whiteout => markers.whiteout(&path),
+            Change::Whiteout => markers.whiteout(&path, layer.position()),
             Change::Opaque => {
-                markers.opaque(path.clone());
+                markers.opaque(path.clone(), layer.position());
                 Ok(())
             }
         });
-        done.map_err(|error| at_entry(error, &path, layer))?;
+        done.map_err(|error| at_entry(error, &path, layer.position()))?;
         cx.progress().entries(1);
     }
     applier.finish_links()?;
@@ -155,13 +154,16 @@ fn check_names(path: &EntryPath) -> Result<()> {
 }
 
 /// Says which entry an error belongs to.
-fn at_entry(error: Error, path: &EntryPath, layer: &dyn EntryStream) -> Error {
-    let place = layer.position().map(|position| format!(" ({position})")).unwrap_or_default();
+fn at_entry(error: Error, path: &EntryPath, position: Option<Position>) -> Error {
+    let place = position.map(|position| format!("{position}: ")).unwrap_or_default();
     let reason = match error.reason() {
+        // The reader's own says it.
+        Some(reason) if position.is_some() && reason.starts_with(&place) => return error,
         Some(reason) => reason.to_owned(),
         None => error.kind().to_string(),
     };
-    let mut outer = Error::new(error.kind(), "apply entry").at(path).because(format!("{reason}{place}"));
+    let name = if path.is_root() { std::path::Path::new(".") } else { path.as_path() };
+    let mut outer = Error::new(error.kind(), "apply entry").at(name).because(format!("{place}{reason}"));
     if let Some(hint) = error.hint() {
         outer = outer.with_hint(hint);
     }

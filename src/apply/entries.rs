@@ -102,7 +102,7 @@ impl<'a> Applier<'a> {
     ) -> Result<()> {
         self.links.drop_waiting(path);
         if let Node::Hardlink { target } = node {
-            return self.hardlink(path, &target);
+            return self.hardlink(path, &target, layer.position());
         }
         let attributes = self.metadata.admit(path, attributes)?;
         let Some(name) = path.file_name() else {

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
+use super::at_entry;
 use super::directories::{State, join};
 use super::entries::Applier;
 use super::lookup::Found;
 use super::placed::{ENTRY, OWN};
+use crate::entry::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Reason;
@@ -28,6 +30,7 @@ pub(super) struct Links {
 pub(super) struct Link {
     path: EntryPath,
     target: EntryPath,
+    position: Option<Position>,
     /// The literal path at which the target would have landed.
     expected: EntryPath,
 }
@@ -97,8 +100,8 @@ enum Target {
 }
 
 impl Applier<'_> {
-    pub(super) fn hardlink(&mut self, path: &EntryPath, target: &EntryPath) -> Result<()> {
-        let link = Link { path: path.clone(), target: target.clone(), expected: EntryPath::ROOT };
+    pub(super) fn hardlink(&mut self, path: &EntryPath, target: &EntryPath, position: Option<Position>) -> Result<()> {
+        let link = Link { path: path.clone(), target: target.clone(), position, expected: EntryPath::ROOT };
         self.link_all(vec![link])
     }
 
@@ -117,7 +120,7 @@ impl Applier<'_> {
                 Ok(None) => {}
                 // What the lower tree has may be hidden by a marker that comes later: then there is no such fault.
                 Err(error) if error.kind() == ErrorKind::InvalidLayer => {
-                    self.invalid.get_or_insert(error);
+                    self.invalid.get_or_insert(at_entry(error, &link.path, link.position));
                 }
                 Err(error) => return Err(error),
             }
@@ -131,10 +134,12 @@ impl Applier<'_> {
             let links = self.links.take_all();
             let Some(first) = links.first() else { return Ok(()) };
             let missing = invalid(&first.path, format!("the link's target {} is missing", first.target));
+            let missing = at_entry(missing, &first.path, first.position);
             let mut progress = false;
             for link in links {
-                let (from, target) = self.locate(&link.target)?;
-                if target != Target::Missing || self.landing(&link.path)? == from {
+                let placed = |error| at_entry(error, &link.path, link.position);
+                let (from, target) = self.locate(&link.target).map_err(placed)?;
+                if target != Target::Missing || self.landing(&link.path).map_err(placed)? == from {
                     progress = true;
                     self.link_all(vec![link])?;
                 } else {
@@ -150,7 +155,7 @@ impl Applier<'_> {
 
     /// Applies one link, or lets it wait. Says where something stands now.
     fn link(&mut self, link: &Link) -> Result<Option<EntryPath>> {
-        let Link { path, target, .. } = link;
+        let Link { path, target, position: member, .. } = link;
         let Some(name) = path.file_name() else { return Err(invalid(path, "the root must be a directory")) };
         let (from, found) = self.locate(target)?;
         let position = self.landing(path)?;
@@ -161,7 +166,7 @@ impl Applier<'_> {
         }
         match found {
             Target::Missing => {
-                self.links.wait(Link { path: path.clone(), target: target.clone(), expected: from });
+                self.links.wait(Link { path: path.clone(), target: target.clone(), position: *member, expected: from });
                 return Ok(None);
             }
             Target::Directory => return Err(invalid(path, format!("the link's target {target} is a directory"))),

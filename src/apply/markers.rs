@@ -11,6 +11,7 @@ use super::directories::{State, join};
 use super::entries::Applier;
 use super::facts::{Facts, answer_one};
 use super::placed::{ENTRY, OPAQUE, OWN};
+use crate::entry::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::root::HOPS_MAX;
@@ -22,6 +23,8 @@ pub(super) struct Markers(BTreeMap<EntryPath, InDirectory>);
 
 #[derive(Debug, Default)]
 struct InDirectory {
+    /// Where the first of them stands.
+    position: Option<Position>,
     opaque: bool,
     whiteouts: BTreeSet<Vec<u8>>,
 }
@@ -105,19 +108,44 @@ impl HiddenIn {
     fn is_opaque(&self) -> bool {
         !self.opaque.is_empty()
     }
+
+    /// The markers that lead here.
+    fn sources(&self) -> impl Iterator<Item = usize> {
+        let named = self.names.values().flat_map(|hidden| &hidden.sources);
+        self.opaque.iter().chain(named).copied()
+    }
 }
 
 impl Markers {
-    pub(super) fn whiteout(&mut self, path: &EntryPath) -> Result<()> {
+    pub(super) fn whiteout(&mut self, path: &EntryPath, position: Option<Position>) -> Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::new(ErrorKind::InvalidLayer, "apply entry").because("the root cannot be hidden"));
         };
-        self.0.entry(parent).or_default().whiteouts.insert(name.to_vec());
+        self.directory(parent, position).whiteouts.insert(name.to_vec());
         Ok(())
     }
 
-    pub(super) fn opaque(&mut self, directory: EntryPath) {
-        self.0.entry(directory).or_default().opaque = true;
+    pub(super) fn opaque(&mut self, directory: EntryPath, position: Option<Position>) {
+        self.directory(directory, position).opaque = true;
+    }
+
+    fn directory(&mut self, directory: EntryPath, position: Option<Position>) -> &mut InDirectory {
+        self.0.entry(directory).or_insert_with(|| InDirectory { position, ..InDirectory::default() })
+    }
+
+    /// Says where markers stand that hide something only if they do not.
+    pub(super) fn contradictory(&self, before: &Hidden, after: &Hidden) -> Error {
+        let only_in = |one: &Hidden, other: &Hidden| {
+            let differs = one.0.iter().find(|(directory, inside)| other.0.get(*directory) != Some(*inside));
+            differs.and_then(|(_, inside)| inside.sources().min())
+        };
+        let number = only_in(before, after).or_else(|| only_in(after, before)).unwrap_or_default();
+        let rule = "its markers contradict each other: whether one hides something depends on whether it does";
+        let error = Error::new(ErrorKind::InvalidLayer, "apply layer").because(rule);
+        match self.0.iter().nth(number) {
+            Some((directory, markers)) => super::at_entry(error, directory, markers.position),
+            None => error,
+        }
     }
 
     /// Whether one stands at the root and hides everything below.
@@ -139,7 +167,7 @@ impl Markers {
             }
             current = next;
         }
-        Err(super::contradictory())
+        Err(self.contradictory(known, &current))
     }
 
     /// What is hidden, if the other markers hide what `others` says.

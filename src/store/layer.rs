@@ -260,7 +260,7 @@ impl Store {
         };
         let diff_id = match &options.diff_id {
             Some(diff_id) => diff_id.clone(),
-            None => diff_id_of(&blob, Algorithm::default(), limits, cx)?,
+            None => diff_id_of(&blob, Algorithm::default(), limits, cx).map_err(|error| locate(error, &blob, limits))?,
         };
         let incoming = Incoming {
             blob: &blob,
@@ -314,7 +314,8 @@ impl Store {
         if layer.is_proven || known.as_ref().is_some_and(|row| row.diff_id.as_ref() == Some(layer.diff_id)) {
             return Ok(());
         }
-        let found = diff_id_of(layer.blob, layer.diff_id.0.algorithm(), layer.limits, cx)?;
+        let found = diff_id_of(layer.blob, layer.diff_id.0.algorithm(), layer.limits, cx);
+        let found = found.map_err(|error| locate(error, layer.blob, layer.limits))?;
         if found != *layer.diff_id {
             return Err(wrong_diff_id(layer.diff_id, &found));
         }
@@ -454,6 +455,19 @@ fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx: &Context<'
             Err(error) => return Err(Error::io(OP, error)),
         }
     }
+}
+
+/// What a decoder found wrong, told with the member in which that shows: bytes that were only hashed are read as an archive for it.
+fn locate(error: Error, blob: &Blob, limits: &Limits) -> Error {
+    if error.kind() != ErrorKind::InvalidLayer {
+        return error;
+    }
+    let cx = Context::default();
+    let read = LayerReader::open(blob, None, Algorithm::default(), limits.clone(), &cx).and_then(|mut reader| {
+        while reader.next()?.is_some() {}
+        Ok(())
+    });
+    read.err().filter(|found| found.kind() == ErrorKind::InvalidLayer).unwrap_or(error)
 }
 
 fn wrong_diff_id(expected: &DiffId, found: &DiffId) -> Error {

@@ -35,3 +35,6 @@ impl From<MarkerError> for Fault {
         Self::new(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,8 @@ pub(super) struct Header {
     pub(super) device: Option<(i64, i64)>,
 }
 
-/// Reads a header block.
+/// Reads a header block whose checksum was [compared](verify).
 pub(super) fn decode(block: &mut tar::Header) -> Result<Header> {
-    verify(block)?;
     let dialect = dialect(block)?;
     let old = block.as_old();
     let [flag] = old.linkflag;
@@ -74,15 +73,15 @@ pub(super) fn is_zero(block: &tar::Header) -> bool {
 }
 
 /// Compares the checksum: POSIX sums unsigned bytes, old Sun tars signed ones.
-fn verify(block: &tar::Header) -> Result<()> {
-    let given = octal(&block.as_old().cksum, "checksum")?;
+pub(super) fn verify(block: &tar::Header) -> Result<()> {
+    let given = octal(&block.as_old().cksum, "checksum").ok();
     let (mut unsigned, mut signed) = (0i64, 0i64);
     for (at, &byte) in block.as_bytes().iter().enumerate() {
         let byte = if (148..156).contains(&at) { b' ' } else { byte };
         unsigned = unsigned.saturating_add(i64::from(byte));
         signed = signed.saturating_add(i64::from(byte.cast_signed()));
     }
-    if given == unsigned || given == signed {
+    if given == Some(unsigned) || given == Some(signed) {
         Ok(())
     } else {
         Err(Fault::new("the header's checksum is wrong: no tar archive, or a damaged one"))
@@ -132,6 +131,11 @@ fn prefix(block: &tar::Header, dialect: Dialect) -> Result<Option<&[u8]>> {
             Ok((!prefix.is_empty()).then_some(prefix))
         }
     }
+}
+
+/// The name as it stands in the block itself, for messages.
+pub(super) fn short_name(block: &tar::Header) -> &[u8] {
+    string(&block.as_old().name)
 }
 
 /// What stands before the first NUL.

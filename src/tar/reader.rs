@@ -125,11 +125,9 @@ impl<'a, R: Read> Reader<'a, R> {
         match self.state {
             State::Reading => {}
             State::Ended => return Ok(None),
-            State::Failed => {
-                return Err(Error::new(ErrorKind::InvalidLayer, OP).because("the layer was found invalid before"));
-            }
+            State::Failed => return Err(self.fault(Fault::new("the layer was found invalid before"))),
         }
-        let next = self.advance();
+        let next = self.advance().map_err(|error| self.place(error));
         match &next {
             Ok(Some(_)) => {}
             Ok(None) => self.state = State::Ended,
@@ -164,7 +162,10 @@ impl<'a, R: Read> Reader<'a, R> {
 
     /// How much content can be lent now: never nothing.
     fn available(&mut self) -> Result<usize> {
-        let available = self.source.available().inspect_err(|_| self.state = State::Failed)?;
+        let available = self.source.available().map_err(|error| {
+            self.state = State::Failed;
+            self.place(error)
+        })?;
         if available == 0 {
             self.state = State::Failed;
             return Err(self.fault(Fault::new("the archive ends inside a member")));
@@ -196,11 +197,20 @@ impl<'a, R: Read> Reader<'a, R> {
     fn header(&mut self) -> Result<Option<(tar::Header, header::Header, Extensions)>> {
         let mut extensions = Extensions::default();
         loop {
-            let offset = self.source.offset();
-            let Some(mut block) = self.block(&extensions)? else { return Ok(None) };
+            let last = self.position;
             if extensions.is_empty() {
-                self.begin_member(offset)?;
+                self.name = None;
+                self.position = Position { member: last.member.saturating_add(1), offset: self.source.offset() };
             }
+            let Some(mut block) = self.block(&extensions)? else {
+                self.position = last;
+                return Ok(None);
+            };
+            if extensions.is_empty() {
+                self.begin_member()?;
+            }
+            header::verify(&block).map_err(|fault| self.fault(fault))?;
+            self.name = Some(header::short_name(&block).to_vec());
             let header = header::decode(&mut block).map_err(|fault| self.fault(fault))?;
             match header.flag {
                 b'g' => self.global(&header, &extensions)?,
@@ -232,7 +242,6 @@ impl<'a, R: Read> Reader<'a, R> {
         if count == BLOCK && !header::is_zero(&block) {
             return Ok(Some(block));
         }
-        self.name = None;
         if !extensions.is_empty() {
             return Err(self.fault(Fault::new("extension headers without a member after them")));
         }
@@ -253,10 +262,8 @@ impl<'a, R: Read> Reader<'a, R> {
         Ok(None)
     }
 
-    fn begin_member(&mut self, offset: u64) -> Result<()> {
+    fn begin_member(&mut self) -> Result<()> {
         self.cx.check(OP)?;
-        self.name = None;
-        self.position = Position { member: self.position.member.saturating_add(1), offset };
         if self.position.member > self.limits.entries {
             return Err(self.fault(Fault::limit(format!("the layer has more than {} entries", self.limits.entries))));
         }
@@ -366,6 +373,17 @@ impl<'a, R: Read> Reader<'a, R> {
             return Err(self.fault(Fault::new("the archive ends inside a member")));
         }
         Ok(())
+    }
+
+    /// Says where the stream was when what is below it, a decoder, found it bad.
+    fn place(&self, error: Error) -> Error {
+        let is_placed = error.op() == OP;
+        match (error.kind(), error.reason()) {
+            (kind @ (ErrorKind::InvalidLayer | ErrorKind::LimitExceeded), Some(reason)) if !is_placed => {
+                self.fault(Fault { kind, rule: reason.to_owned().into() }).with_source(error)
+            }
+            _ => error,
+        }
     }
 
     fn fault(&self, fault: Fault) -> Error {

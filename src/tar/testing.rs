@@ -156,7 +156,17 @@ pub(crate) fn invalid(members: &[Vec<u8>]) -> String {
 }
 
 pub(crate) fn refused(archive: &[u8], kind: ErrorKind) -> String {
-    let error = read(archive).unwrap_err();
+    refused_with(archive, Limits::default(), kind)
+}
+
+/// The same, with limits of its own. Whatever the rule, the message says which member, and where.
+pub(crate) fn refused_with(archive: &[u8], limits: Limits, kind: ErrorKind) -> String {
+    let error = read_with(archive, limits).0.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
+    let reason = error.reason().unwrap();
+    let place = reason.strip_prefix("member ").and_then(|rest| rest.split_once(": ")).map(|(place, _)| place).expect(reason);
+    let (member, offset) = place.split_once(" at offset ").expect(reason);
+    assert!(member.parse::<u64>().unwrap() > 0, "{reason}");
+    assert!(offset.parse::<usize>().unwrap().is_multiple_of(512) && offset.parse::<usize>().unwrap() <= archive.len(), "{reason}");
     error.to_string()
 }

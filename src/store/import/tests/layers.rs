@@ -40,6 +40,9 @@ fn a_layer_that_is_not_what_was_expected_leaves_nothing() {
     ] {
         let error = import(&home, &bytes, &options).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
+        // Whoever found it, the archive or its compression: the member is told.
+        let placed = error.reason().is_some_and(|reason| reason.starts_with("member 1 at offset 0: "));
+        assert_eq!(placed, kind == ErrorKind::InvalidLayer, "{error}");
         home.assert_empty();
     }
 }
