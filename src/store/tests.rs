@@ -6,6 +6,8 @@ mod fake;
 mod opening;
 mod processes;
 mod real;
+#[cfg(feature = "testing")]
+mod report;
 mod snapshots;
 
 use std::sync::Arc;
