@@ -4,6 +4,7 @@
 //! blobs/<algorithm>/<hex>   published: exactly the bytes of that digest, durable, never written again
 //! ingest/<algorithm>-<hex>  on its way, resumable; whoever writes holds the file's lock
 //! ingest/new-<n>-<n>        on its way, its digest not known before its end; worthless once nobody holds its lock
+//! ingest/new-gone-<hex>     a blob that was removed and is about to be deleted
 //! ```
 //!
 //! Invariant: a [`Blob`] exists only for bytes whose digest and size were checked, here or by the process that published them.
@@ -115,6 +116,11 @@ pub enum Started {
     /// They are to be written, from [`Ingest::offset`] on.
     Ingest(Ingest),
 }
+
+/// Bytes of a blob that has no name any more.
+#[derive(Debug)]
+#[must_use = "the bytes are still there"]
+pub(crate) struct Aside(Vec<u8>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Begin {
@@ -272,9 +278,33 @@ impl Content {
         ingest.into_nameless()
     }
 
-    /// Deletes a blob. One that is not there is success. What still reads it goes on.
+    /// Takes a blob's name away, at once whatever its size; its bytes are for [`delete`](Self::delete), or for whoever cleans up after
+    /// a killed process. What still reads it goes on. `None` for one that is not there, and where there was no room to do it so.
+    pub(crate) fn set_aside(&self, digest: &Digest) -> Result<Option<Aside>> {
+        let (directory, hex) = (self.directory_of(digest.algorithm()), digest.to_hex());
+        let aside = Aside([UNNAMED, b"gone-", hex.as_bytes()].concat());
+        loop {
+            match directory.rename_noreplace(hex.as_bytes(), &self.0.ingests, &aside.0) {
+                Ok(()) => return Ok(Some(aside)),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                // The same bytes once more, which a killed process did not come to delete.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => gone(self.0.ingests.unlink(&aside.0))?,
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    return self.remove(digest).map(|()| None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deletes a blob, which takes as long as its bytes. One that is not there is success. What still reads it goes on.
     pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
         gone(self.directory_of(digest.algorithm()).unlink(digest.to_hex().as_bytes()))
+    }
+
+    /// Deletes the bytes of a blob that was set aside.
+    pub(crate) fn delete(&self, aside: &Aside) -> Result<()> {
+        gone(self.0.ingests.unlink(&aside.0))
     }
 
     /// All published blobs with their sizes; names that are no digest are left out.

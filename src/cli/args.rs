@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::leases;
 use super::limits::{self, Limit};
 
 /// Where the help of each command lists the options that all have.
@@ -120,9 +122,12 @@ pub(super) enum Command {
         /// The snapshot's key, which is free afterwards
         key: String,
     },
-    /// Remove snapshots
+    /// Remove snapshots: at once, whatever their size; their space comes back with `gc`
     #[command(after_help = "Example:\n  plywood remove box")]
     Remove {
+        /// Delete what they take as well, and wait for that
+        #[arg(long)]
+        now: bool,
         /// Keys or names
         #[arg(value_name = "KEY", required = true)]
         keys: Vec<String>,
@@ -161,10 +166,16 @@ pub(super) enum Command {
     Export(Export),
     /// Delete what nothing reaches
     ///
-    /// Kept is what images, keys (of `prepare` and `view`), names (of `commit`) and running operations stand on. The chain id of a
-    /// layer is no such name: what `layer import` brought goes if nothing was prepared on it and no image has it.
-    #[command(after_help = "Example:\n  plywood gc")]
-    Gc,
+    /// Kept is what images, keys (of `prepare` and `view`), names (of `commit`), leases and running operations stand on. The chain id
+    /// of a layer is no such name: what `layer import` brought goes if nothing was prepared on it and no image or lease has it.
+    #[command(after_help = "Example:\n  plywood gc --dry-run")]
+    Gc(Gc),
+    /// Leases keep what nothing names yet, until their time is over
+    #[command(subcommand_required = true, after_help = "Example:\n  plywood lease add build sha256:4f8a --expires 2h")]
+    Lease {
+        #[command(subcommand)]
+        command: LeaseCommand,
+    },
     /// Run a command (default: your shell) in the user and mount namespace where an ordinary user can mount
     #[command(after_help = "Example:\n  plywood unshare sh -c 'plywood mount box /mnt && ls /mnt'")]
     Unshare {
@@ -252,6 +263,9 @@ pub(super) struct LayerImport {
     /// The digest that the uncompressed tar must have
     #[arg(long, value_name = "DIGEST")]
     pub(super) diff_id: Option<String>,
+    /// The lease that keeps it; without one, and with nothing on it, it goes with the next `gc`
+    #[arg(long, value_name = "NAME")]
+    pub(super) lease: Option<String>,
     /// Fail where something would be left out
     #[arg(long)]
     pub(super) strict: bool,
@@ -260,6 +274,45 @@ pub(super) struct LayerImport {
     /// What becomes of owners that this user's ids cannot express
     #[arg(long, value_name = "IDS", default_value = "exact")]
     pub(super) ids: IdsName,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Gc {
+    /// Only say what would go, with sizes
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Keep this snapshot too, with all below it
+    #[arg(long, value_name = "NAME")]
+    pub(super) keep: Vec<String>,
+    /// Delete what lies in `lost+found` too: trees that were found without a name, perhaps with a container's data
+    #[arg(long)]
+    pub(super) lost_found: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LeaseCommand {
+    /// Make a lease, or renew one and have it keep more
+    #[command(after_help = "Example:\n  plywood lease add build sha256:4f8a --expires 2h")]
+    Add {
+        /// What the lease is called
+        name: String,
+        /// What it keeps: snapshots, with all below them, and blobs by their whole digests
+        #[arg(value_name = "NAME|DIGEST")]
+        what: Vec<String>,
+        /// When it ends, from now on: a number with s, m, h or d; or `never`
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = leases::duration)]
+        expires: Duration,
+    },
+    /// List the leases, and what they keep
+    #[command(after_help = "Example:\n  plywood lease ls --json")]
+    Ls,
+    /// End leases; what they alone kept goes with `gc`
+    #[command(after_help = "Example:\n  plywood lease rm build")]
+    Rm {
+        /// Names of leases
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

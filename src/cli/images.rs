@@ -44,7 +44,7 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
     session.output.result(&document, format!("{chain_id}\n"))
 }
 
-/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--strict] [--limit NAME=VALUE]…`
+/// `layer import TAR [--parent NAME] [--diff-id DIGEST] [--lease NAME] [--strict] [--limit NAME=VALUE]…`
 pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Result<(), Failure> {
     let store = &session.store;
     let parent = arguments.parent.map(|parent| store.resolve(&parent)).transpose()?;
@@ -52,6 +52,7 @@ pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Res
         parent: parent.map(|name| name.as_str().to_owned()),
         diff_id: arguments.diff_id.map(|digest| digest.parse()).transpose()?,
         limits: limits::together(&arguments.limits),
+        lease: arguments.lease,
         ..Default::default()
     };
     let (source, size) = if arguments.tar == Path::new("-") {

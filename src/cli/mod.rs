@@ -5,9 +5,11 @@
 //! failed), 2 (usage). What a script wants is the last word on standard output; all the rest goes to standard error.
 
 mod args;
+mod collect;
 mod diff;
 mod doctor;
 mod images;
+mod leases;
 mod limits;
 mod log;
 mod mounts;
@@ -90,8 +92,9 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Prepare(arguments) => snapshots::prepare(session, &arguments),
         Command::View(arguments) => snapshots::view(session, &arguments),
         Command::Commit { name, key } => snapshots::commit(session, &name, &key),
-        Command::Remove { keys } => snapshots::remove(session, &keys),
-        Command::Gc => snapshots::gc(session),
+        Command::Remove { now, keys } => snapshots::remove(session, &keys, now),
+        Command::Gc(arguments) => collect::gc(session, &arguments),
+        Command::Lease { command } => leases::lease(session, command),
         Command::Mounts { key } => mounts::mounts(session, &key),
         Command::Mount { key, target } => mounts::mount(session, &key, &target),
         Command::Changes { key } => diff::changes(session, &key),

@@ -11,7 +11,7 @@ use super::output::{self, Failure};
 use super::session::Session;
 use crate::error::{Error, ErrorKind};
 use crate::snapshot::{Info, Key, Kind, Name, Usage};
-use crate::store::{CommitOptions, Filter, GcOptions, LabelUpdate, PrepareOptions};
+use crate::store::{CommitOptions, Filter, LabelUpdate, PrepareOptions};
 
 /// `snapshots`: parents above their children.
 pub(super) fn tree(session: &Session<'_>) -> Result<(), Failure> {
@@ -47,7 +47,7 @@ fn forest(all: &[Info]) -> String {
 }
 
 /// A key or name for a terminal.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.escape_debug().to_string()
 }
 
@@ -130,24 +130,13 @@ pub(super) fn commit(session: &Session<'_>, name: &str, key: &str) -> Result<(),
     session.output.result(&info, format!("{}\n", shown(&info.name)))
 }
 
-/// `remove KEY…`
-pub(super) fn remove(session: &Session<'_>, keys: &[String]) -> Result<(), Failure> {
+/// `remove [--now] KEY…`
+pub(super) fn remove(session: &Session<'_>, keys: &[String], now: bool) -> Result<(), Failure> {
     // All are there, or none goes.
     let removed = keys.iter().map(|key| session.store.resolve(key)).collect::<Result<Vec<Name>, _>>()?;
     removed.iter().try_for_each(|name| session.store.remove(name.as_str()))?;
-    session.run("deleting", None, |cx| session.store.empty_trash(cx))?;
+    if now {
+        session.run("deleting", None, |cx| session.store.empty_trash(cx))?;
+    }
     session.output.result(&json!({ "removed": removed }), "")
-}
-
-/// `gc`
-pub(super) fn gc(session: &Session<'_>) -> Result<(), Failure> {
-    let (outcome, _) = session.run("collecting", None, |cx| session.store.gc(&GcOptions::default(), cx))?;
-    let text = format!(
-        "{}, {} ({}) and {} were removed\n",
-        output::count(outcome.snapshots.len(), "layer"),
-        output::count(outcome.blobs.len(), "blob"),
-        output::size(outcome.blob_bytes),
-        output::count(usize::try_from(outcome.trees).unwrap_or(usize::MAX), "tree")
-    );
-    session.output.result(&outcome, text)
 }

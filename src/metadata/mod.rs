@@ -43,7 +43,7 @@ use connection::Pool;
 
 pub(crate) use blobs::BlobRow;
 pub(crate) use images::{ImageLayer, ImageRow};
-pub(crate) use leases::LeaseId;
+pub(crate) use leases::{LeaseId, LeaseRow, expires, expiry};
 pub(crate) use schema::StoreRow;
 pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotRow};
 pub(crate) use transaction::{Reader, Survives, Transaction};

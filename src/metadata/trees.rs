@@ -146,7 +146,11 @@ impl Reader<'_> {
         Ok(finished && self.tree_users(id)? == 0 && !self.tree_is_leased(id)?)
     }
 
-    pub(super) fn tree_is_leased(&self, id: TreeId) -> Result<bool> {
+    /// Whether a lease keeps a finished tree.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn tree_is_leased(&self, id: TreeId) -> Result<bool> {
         let fail = |error| failed("read leases", error);
         let mut statement =
             self.connection().prepare_cached("SELECT EXISTS (SELECT 1 FROM leased_trees WHERE tree = ?1)").map_err(fail)?;

@@ -3,19 +3,22 @@
 //! Kept is what images, keys (Active snapshots and Views), names that a person gave, leases and the caller's own roots reach. An
 //! imported layer's name is no root of its own: it is a digest, and can be had again. Candidates are found by reading; each is looked
 //! at once more in the short transaction that removes it, so that what was named meanwhile stays. Bytes go last, outside every
-//! transaction.
+//! transaction. Nobody waits for a collection but another one: what it holds meanwhile is a lock of its own.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Display;
 
 use super::Store;
 use super::directories::TREES;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lock::{Held, Subject};
-use crate::metadata::{LeaseId, SnapshotRow, Survives, Trash};
+use crate::metadata::{LeaseId, SnapshotRow, Survives, Trash, TreeState};
 use crate::progress::Context;
 use crate::snapshot::Name;
 use crate::tree::TreeId;
 
-/// How many rows go in one transaction: as many as take about a millisecond.
+/// How many rows go in one transaction: as many as take about a millisecond. Who writes meanwhile waits for no more than that.
 const BATCH: usize = 64;
 
 /// What [`Store::gc`] keeps and does.
@@ -26,6 +29,8 @@ pub struct GcOptions {
     pub roots: Vec<Name>,
     /// Only says what would go. `false` by default.
     pub dry_run: bool,
+    /// Deletes what lies in `lost+found`: trees that no row named, perhaps of containers. `false` by default.
+    pub lost_found: bool,
 }
 
 impl GcOptions {
@@ -42,6 +47,13 @@ impl GcOptions {
         self.dry_run = true;
         self
     }
+
+    /// What lies in `lost+found` too.
+    #[must_use]
+    pub fn lost_found(mut self) -> Self {
+        self.lost_found = true;
+        self
+    }
 }
 
 /// What [`Store::gc`] removed, or would remove.
@@ -54,8 +66,23 @@ pub struct GcOutcome {
     pub blobs: Vec<Digest>,
     /// The sizes of these blobs, in bytes.
     pub blob_bytes: u64,
-    /// Trees whose bytes were deleted, those of snapshots that were removed before included. In a dry run, those known so far.
+    /// Trees whose bytes were deleted, those of snapshots that were removed before included.
     pub trees: u64,
+    /// What these trees took, in bytes of disk space; blocks that several trees share are counted in each.
+    pub tree_bytes: u64,
+    /// What lies in `lost+found`, with what it takes. It stays, unless it was asked for.
+    pub lost: Vec<LostTree>,
+}
+
+/// A tree that was found without a row, after a power cut or in a database that was put back: perhaps a container's data. It lies in
+/// the store's `lost+found` under the name that it had in `trees`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct LostTree {
+    /// Its name in `lost+found`.
+    pub name: String,
+    /// Disk space, in bytes.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -83,7 +110,10 @@ impl Store {
         let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("gc"))?;
         self.end_dead_leases()?;
         self.locks().sweep()?;
-        let mut outcome = GcOutcome::default();
+        if !options.dry_run {
+            self.find_lost_trees()?;
+        }
+        let mut outcome = GcOutcome { lost: self.lost_trees()?, ..GcOutcome::default() };
         let garbage = {
             let reader = self.metadata().read()?;
             let roots: Vec<&str> = options.roots.iter().map(Name::as_str).collect();
@@ -98,11 +128,24 @@ impl Store {
         }
         self.remove_unused_trees(cx)?;
         self.remove_unused_blobs(cx, &mut outcome)?;
+        self.seal()?;
         let deleted = self.delete_trash(cx);
         self.delete_orphans(cx)?;
         self.clear_probes();
-        outcome.trees = deleted?;
+        if options.lost_found {
+            self.delete_lost_trees(cx)?;
+        }
+        (outcome.trees, outcome.tree_bytes) = deleted?;
         Ok(outcome)
+    }
+
+    /// Has the batches survive a power cut that went before: rows die before their bytes. One wait for the disk instead of one for each.
+    fn seal(&self) -> Result<()> {
+        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
+        // Any change will do that is one: numbers of leases never come back.
+        let lease = transaction.insert_lease()?;
+        transaction.remove_lease(lease)?;
+        transaction.commit()
     }
 
     /// Deletes the bytes of what was removed before, and nothing else.
@@ -121,7 +164,7 @@ impl Store {
     /// `Cancelled`, `Io`.
     pub fn empty_trash(&self, cx: &Context<'_>) -> Result<u64> {
         let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("empty trash"))?;
-        let trees = self.with_reserve(|| self.delete_trash(cx))?;
+        let (trees, _) = self.with_reserve(|| self.delete_trash(cx))?;
         self.keep_reserve();
         Ok(trees)
     }
@@ -142,14 +185,37 @@ impl Store {
             outcome.blob_bytes = outcome.blob_bytes.saturating_add(blob.size);
             outcome.blobs.push(blob.digest);
         }
-        let unused = reader.unused_trees()?.len() as u64;
-        let trash = reader.trash(u32::MAX)?.iter().filter(|trash| matches!(trash, Trash::Tree(_))).count() as u64;
-        outcome.trees = unused.saturating_add(trash);
+        let mut leaving: HashMap<TreeId, u64> = HashMap::new();
+        for row in garbage {
+            leaving.entry(row.tree).and_modify(|users| *users = users.saturating_add(1)).or_insert(1);
+        }
+        let mut trees: BTreeSet<TreeId> = reader.unused_trees()?.into_iter().collect();
+        for (&tree, &users) in &leaving {
+            if reader.tree_users(tree)? == users && !reader.tree_is_leased(tree)? {
+                trees.insert(tree);
+            }
+        }
+        trees.extend(reader.trash(u32::MAX)?.iter().filter_map(|trash| match trash {
+            Trash::Tree(tree) => Some(*tree),
+            Trash::Blob(_) => None,
+        }));
+        for tree in trees.into_iter().filter(|&tree| tree != TreeId::EMPTY) {
+            let is_empty = reader.tree(tree)?.is_some_and(|row| row.state == TreeState::Empty);
+            if !is_empty {
+                outcome.trees = outcome.trees.saturating_add(1);
+                outcome.tree_bytes = outcome.tree_bytes.saturating_add(self.bytes_of(tree));
+            }
+        }
         Ok(outcome)
     }
 
+    /// What a tree takes, as far as that can be told.
+    fn bytes_of(&self, tree: TreeId) -> u64 {
+        self.backend().usage(tree).map_or(0, |usage| usage.bytes)
+    }
+
     fn remove_layers(&self, batch: &[SnapshotRow], outcome: &mut GcOutcome) -> Result<()> {
-        let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
+        let transaction = self.metadata().write_to_survive(Survives::Process)?;
         let mut removed = Vec::new();
         for row in batch {
             if transaction.is_unreached(row.id)? {
@@ -166,7 +232,7 @@ impl Store {
         let unused = self.metadata().read()?.unused_trees()?;
         for batch in unused.chunks(BATCH) {
             cx.check("gc")?;
-            let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
             for &tree in batch {
                 if transaction.tree_is_unused(tree)? {
                     transaction.trash_tree(tree)?;
@@ -181,7 +247,7 @@ impl Store {
         let unused = self.metadata().read()?.unused_blobs()?;
         for batch in unused.chunks(BATCH) {
             cx.check("gc")?;
-            let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
             let mut removed = Vec::new();
             for blob in batch {
                 if transaction.blob_is_unused(&blob.digest)? {
@@ -199,30 +265,47 @@ impl Store {
     }
 
     /// Under the collection's lock. What cannot be deleted keeps nothing else from going; the first such failure is told at the end.
-    fn delete_trash(&self, cx: &Context<'_>) -> Result<u64> {
-        let trash = self.metadata().read()?.trash(u32::MAX)?;
-        let mut trees = 0u64;
+    /// Gives the number of trees, and what they took.
+    fn delete_trash(&self, cx: &Context<'_>) -> Result<(u64, u64)> {
+        let (mut trees, mut blobs) = (Vec::new(), Vec::new());
+        for trash in self.metadata().read()?.trash(u32::MAX)? {
+            match trash {
+                Trash::Tree(tree) => trees.push(tree),
+                Trash::Blob(digest) => blobs.push(digest),
+            }
+        }
         let mut failed = Ok(());
-        for batch in trash.chunks(BATCH) {
+        let mut fail = |what: &dyn Display, error: Error| {
+            tracing::warn!(%what, %error, "what was removed cannot be deleted");
+            if failed.is_ok() {
+                failed = Err(error);
+            }
+        };
+        let (mut count, mut bytes) = (0_u64, 0_u64);
+        for batch in trees.chunks(BATCH) {
             let mut gone = Vec::new();
-            for trash in batch {
+            for &tree in batch {
                 if let Err(cancelled) = cx.check("gc") {
                     self.forget_trees(&gone)?;
                     return Err(cancelled);
                 }
-                let deleted = match trash {
-                    Trash::Tree(tree) => self.backend().remove(*tree).map(|()| gone.push(*tree)),
-                    Trash::Blob(digest) => self.delete_trash_blob(digest),
-                };
-                if let Err(error) = deleted {
-                    tracing::warn!(?trash, %error, "what was removed cannot be deleted");
-                    failed = failed.and(Err(error));
+                let taken = self.bytes_of(tree);
+                match self.backend().remove(tree) {
+                    Ok(()) => {
+                        gone.push(tree);
+                        bytes = bytes.saturating_add(taken);
+                    }
+                    Err(error) => fail(&tree, error),
                 }
             }
             self.forget_trees(&gone)?;
-            trees = trees.saturating_add(gone.len() as u64);
+            count = count.saturating_add(gone.len() as u64);
         }
-        failed.map(|()| trees)
+        for batch in blobs.chunks(BATCH) {
+            cx.check("gc")?;
+            self.delete_trash_blobs(batch, &mut fail)?;
+        }
+        failed.map(|()| (count, bytes))
     }
 
     /// Deletes the bytes of a tree that is in the trash. Its number never comes back, so nobody can be waiting for it.
@@ -246,14 +329,29 @@ impl Store {
         transaction.commit()
     }
 
-    /// Deletes the file of a blob that is in the trash. In the transaction: the same bytes may be coming in again.
-    fn delete_trash_blob(&self, digest: &Digest) -> Result<()> {
+    /// Deletes the files of blobs that are in the trash. Their names go in the transaction, because the same bytes may be coming in
+    /// again; their bytes, of which there may be many, when nobody waits for them.
+    fn delete_trash_blobs(&self, batch: &[Digest], fail: &mut dyn FnMut(&dyn Display, Error)) -> Result<()> {
         let transaction = self.metadata().write_to_survive(Survives::Process)?;
-        if transaction.is_trash(digest)? {
-            self.inner.content.remove(digest)?;
+        let mut aside = Vec::new();
+        for digest in batch {
+            if !transaction.is_trash(digest)? {
+                continue;
+            }
+            match self.content().set_aside(digest) {
+                Ok(bytes) => aside.extend(bytes),
+                Err(error) => {
+                    fail(digest, error);
+                    continue;
+                }
+            }
             transaction.forget_trash(&Trash::Blob(digest.clone()))?;
         }
-        transaction.commit()
+        let committed = transaction.commit();
+        for bytes in aside {
+            self.content().delete(&bytes)?;
+        }
+        committed
     }
 
     /// Ends the leases of dead processes and those whose time is over: what was being built under them goes to the trash, what they
@@ -275,8 +373,12 @@ impl Store {
         Ok(trees)
     }
 
-    fn end_dead_lease(&self, lease: LeaseId) -> Result<Vec<TreeId>> {
+    pub(super) fn end_dead_lease(&self, lease: LeaseId) -> Result<Vec<TreeId>> {
         let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        // Somebody may have renewed it meanwhile.
+        if transaction.lease_by_id(lease)?.is_none_or(|now| now.expires.is_some() && !now.has_expired()) {
+            return Ok(Vec::new());
+        }
         let trees = transaction.trees_built_under(lease)?;
         transaction.remove_lease(lease)?;
         transaction.commit()?;

@@ -22,6 +22,7 @@ use crate::snapshot::Labels;
 use crate::store::Store;
 use crate::store::image::document::layer_compression;
 use crate::store::import::Made;
+use crate::store::leases::live_lease;
 use crate::tar::{Limits, Reader};
 use crate::tree::{Applied, Question, TreeId};
 
@@ -130,6 +131,8 @@ pub struct ImportLayerOptions {
     pub labels: Labels,
     /// What the layer may ask for; the store's limits by default. A layer that is there already is not unpacked again for them.
     pub limits: Option<Limits>,
+    /// The [lease](Store::add_lease) that keeps the layer; none by default: it goes with the next collection where nothing stands on it.
+    pub lease: Option<String>,
 }
 
 impl ImportLayerOptions {
@@ -165,6 +168,13 @@ impl ImportLayerOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
+        self
+    }
+
+    /// Kept by this lease.
+    #[must_use]
+    pub fn lease(mut self, name: impl Into<String>) -> Self {
+        self.lease = Some(name.into());
         self
     }
 }
@@ -210,7 +220,7 @@ impl Store {
     ///
     /// # Errors
     /// `InvalidLayer`, `LimitExceeded` for what breaks the layer contract; `DigestMismatch` for another diff id than expected;
-    /// `NotFound`, `InvalidArgument` for a parent that is not there or not committed; `IdNotMapped`, `Unsupported`, `Cancelled`,
+    /// `NotFound`, `InvalidArgument` for a parent or a lease that is not there, or a parent that is not committed; `IdNotMapped`, `Unsupported`, `Cancelled`,
     /// `NoSpace`, `Io`.
     ///
     /// ```
@@ -250,6 +260,10 @@ impl Store {
         cx: &Context<'_>,
     ) -> Result<ImportedLayer> {
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        if let Some(name) = &options.lease {
+            // Before the long work; it may still end meanwhile.
+            live_lease(&self.metadata().read()?, OP, name)?;
+        }
         let (parent, unsaid) = match &options.parent {
             Some(name) => self.stand_on(name, lease, &mut made.chains, cx).map(|(row, unsaid)| (Some(row), unsaid))?,
             None => (None, Report::default()),
@@ -271,7 +285,13 @@ impl Store {
             labels: &options.labels,
             limits,
         };
-        let Landed { chain_id, existed, .. } = self.land(lease, &incoming, cx)?;
+        let Landed { chain_id, existed, snapshot } = self.land(lease, &incoming, cx)?;
+        if !existed {
+            made.chains.push(chain_id.clone());
+        }
+        if let Some(name) = &options.lease {
+            self.hand_over(OP, name, &snapshot)?;
+        }
         let mut report = unsaid;
         report.merge(cx.take_report());
         Ok(ImportedLayer { chain_id, diff_id, existed, report })

@@ -41,8 +41,8 @@ pub(super) fn delete_unless_named(metadata: &Metadata, content: &Content, digest
     // A file and its row come in one transaction: within one of ours there is no row still to come.
     let transaction = metadata.write_to_survive(Survives::Process)?;
     let is_orphan = transaction.blob(digest)?.is_none() && !transaction.is_trash(digest)?;
-    if is_orphan {
-        content.remove(digest)?;
-    }
+    let aside = if is_orphan { content.set_aside(digest)? } else { None };
+    drop(transaction);
+    aside.map_or(Ok(()), |aside| content.delete(&aside))?;
     Ok(is_orphan)
 }

@@ -6,10 +6,11 @@
 
 use super::directories::{LOST, private_directory};
 use super::orphans::INGEST_IDLE;
-use super::{Store, directories};
+use super::{LostTree, Store, directories};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Survives;
 use crate::progress::Context;
+use crate::sys::usage::taken;
 use crate::sys::{Dir, boot, capabilities};
 use crate::tree::TreeId;
 
@@ -68,6 +69,34 @@ impl Store {
             move_to(&trees, tree, &lost)?;
         }
         trees.sync()?;
+        lost.sync()
+    }
+}
+
+impl Store {
+    /// What lies in `lost+found`, in the order of names.
+    pub(super) fn lost_trees(&self) -> Result<Vec<LostTree>> {
+        let Some(lost) = self.directory().try_child(LOST)? else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for entry in lost.entries()? {
+            let name = entry?.name;
+            let bytes = match lost.try_child(&name) {
+                Ok(Some(tree)) => taken(&tree)?.bytes,
+                _ => 0,
+            };
+            found.push(LostTree { name: name.escape_ascii().to_string(), bytes });
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Deletes what lies in `lost+found`.
+    pub(super) fn delete_lost_trees(&self, cx: &Context<'_>) -> Result<()> {
+        let Some(lost) = self.directory().try_child(LOST)? else { return Ok(()) };
+        for entry in lost.entries()? {
+            cx.check("gc")?;
+            lost.remove_tree(&entry?.name)?;
+        }
         lost.sync()
     }
 }

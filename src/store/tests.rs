@@ -3,6 +3,7 @@
 mod collection;
 mod crashes;
 mod fake;
+mod leases;
 mod opening;
 mod processes;
 mod real;

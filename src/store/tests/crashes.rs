@@ -109,6 +109,17 @@ fn a_tree_that_no_row_names_moves_to_lost_and_found_after_a_reboot() {
     assert_eq!(store.names("trees"), ["0", "1"], "the empty tree and what has a row stay");
     assert_eq!(store.gc(&GcOptions::default(), &crate::Context::default()).unwrap().trees, 0, "never deleted unasked");
     assert_eq!(store.names("lost+found").len(), 2);
+    let cx = crate::Context::default();
+    let plan = store.gc(&GcOptions::default().lost_found().dry_run(), &cx).unwrap();
+    assert_eq!(plan.lost.iter().map(|tree| tree.name.as_str()).collect::<Vec<_>>(), ["77", "77.1"]);
+    assert!(plan.lost.iter().all(|tree| tree.bytes > 0));
+    assert_eq!(store.names("lost+found").len(), 2);
+    assert_eq!(store.gc(&GcOptions::default().lost_found(), &cx).unwrap().lost, plan.lost);
+    assert_eq!(store.names("lost+found"), [""; 0]);
+    // A collection looks in the same boot too.
+    store.fake.fill(TreeId(78), "after the database was put back");
+    assert_eq!(store.gc(&GcOptions::default(), &cx).unwrap().lost[0].name, "78");
+    assert_eq!(store.names("trees"), ["0", "1"]);
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn a_full_disk_can_be_emptied() {
         store(&["diff", "two-1", "-o", "/mnt/two.tar"]).ok();
         store(&["export", "two-1", "/mnt/layout"]).ok();
         store(&["remove", "one"]).ok();
+        store(&["gc"]).ok();
         store(&["prepare", "three"]).ok();
         assert!(fs::metadata("/mnt/small/store/reserve").is_ok(), "room is kept for the next time");
     });

@@ -60,6 +60,37 @@ as_everybody! {
         assert_eq!(store.json(&["stat", &parent])["diff_id"], store.json(&["stat", "kept"])["diff_id"]);
         assert_eq!(store.ok(&["changes", &top]).stdout, "A /top\n");
     }
+    a_lease_keeps_a_layer_until_it_is_ended {
+        let store = Store::new("auto");
+        assert_eq!(store.ok(&["lease", "add", "build", "--expires", "2h"]).stdout, "build\n");
+        fs::write(store.path("base.tar"), base().tar()).unwrap();
+        let chain = store.ok(&["layer", "import", "base.tar", "--lease", "build"]).last_word().to_owned();
+        let other = store.layer(&Layer::new().file("other", ""), None);
+        let plan = store.ok(&["gc", "--dry-run"]).stdout;
+        assert!(plan.contains(&other) && !plan.contains(&chain) && plan.contains("1 layer, "), "{plan}");
+        let listed = store.json(&["lease", "ls"]);
+        assert_eq!((&listed[0]["name"], &listed[0]["snapshots"][0]), (&"build".into(), &chain.as_str().into()));
+        assert_eq!(store.json(&["gc", "--keep", &other])["snapshots"], Value::Array(Vec::new()));
+        assert_eq!(store.json(&["gc"])["snapshots"][0], other);
+        store.ok(&["lease", "add", "build", &chain, "--expires", "0s"]);
+        assert_eq!(store.ok(&["lease", "ls"]).stdout, "NAME  EXPIRES  KEEPS\n");
+        assert_eq!(store.error(&["lease", "rm", "build"])["kind"], "NotFound");
+        assert_eq!(store.error(&["layer", "import", "base.tar", "--lease", "build"])["kind"], "NotFound");
+        assert_eq!(store.json(&["gc"])["snapshots"][0], chain);
+        assert_eq!(store.tool(&["lease", "add", "x", "--expires", "soon"]).run().status, 2);
+    }
+    what_is_removed_takes_its_space_until_it_is_collected {
+        let store = Store::new("auto");
+        for (key, now) in [("later", false), ("now", true)] {
+            store.ok(&["prepare", key]);
+            let trees = || store.left_in("trees").into_iter().filter(|name| name != "0").count();
+            assert_eq!(trees(), 1);
+            store.ok(if now { &["remove", "--now", "now"] } else { &["remove", "later"] });
+            assert_eq!(trees(), usize::from(!now));
+            store.ok(&["gc"]);
+            assert_eq!(trees(), 0);
+        }
+    }
     names_are_found_by_the_beginning_of_a_chain_id {
         let store = Store::new("auto");
         let chain = store.layer(&base(), None);
