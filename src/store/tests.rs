@@ -6,6 +6,8 @@ mod fake;
 mod leases;
 mod opening;
 mod processes;
+#[cfg(feature = "testing")]
+mod races;
 mod real;
 #[cfg(feature = "testing")]
 mod report;
