@@ -1,5 +1,7 @@
 //! Containers that fight back: whatever they do in their root while it is read, nothing outside is read, changed or deleted.
 
+mod attacks;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
