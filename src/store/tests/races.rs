@@ -45,12 +45,8 @@ impl Canary {
             }
             // An access time before the modification time: whoever reads sets it, also with `relatime`.
             if !matches!(name, "evil" | "fifo") {
-                inode::set_times(
-                    &fs::File::open(place.join(name)).unwrap(),
-                    Timestamp::from_seconds(5),
-                    Timestamp::from_seconds(9),
-                )
-                .unwrap();
+                inode::set_times(fs::File::open(place.join(name)).unwrap(), Timestamp::from_seconds(5), Timestamp::from_seconds(9))
+                    .unwrap();
             }
         }
         let was = names.iter().map(|name| (place.join(name), Self::look(&place.join(name)))).collect();
