@@ -21,6 +21,7 @@
 
 mod blobs;
 mod connection;
+mod damage;
 mod facts;
 mod images;
 mod leases;
@@ -42,10 +43,11 @@ use crate::sys::{Dir, FileType, inode};
 use connection::Pool;
 
 pub(crate) use blobs::BlobRow;
+pub(crate) use damage::Hit;
 pub(crate) use images::{ImageLayer, ImageRow};
 pub(crate) use leases::{LeaseId, LeaseRow, expires, expiry};
 pub(crate) use schema::StoreRow;
-pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotRow};
+pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotId, SnapshotRow};
 pub(crate) use transaction::{Reader, Survives, Transaction};
 pub(crate) use trash::Trash;
 pub(crate) use trees::{TreeRow, TreeState, Unpacked};

@@ -1,4 +1,5 @@
-//! The format: making it, recognising it, refusing a later one. The tables are in `schema.sql`.
+//! The format: making it, recognising it, bringing an earlier one up to date, refusing a later one. The tables of format 1 are in
+//! `schema.sql`; what each later one adds is in a file of its own.
 //!
 //! `user_version` is the format's number, `application_id` says that the database is a plywood store's. A store is of one backend and
 //! style, from its creation on.
@@ -11,7 +12,9 @@ use super::{DATABASE, Metadata, now};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The format that this version reads and writes.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// What leads from each format to the next, that of 1 first.
+const STEPS: [&str; 1] = [include_str!("format_2.sql")];
 /// "plyw" in ASCII.
 const APPLICATION: i64 = 0x706c_7977;
 
@@ -27,16 +30,38 @@ pub(crate) struct StoreRow {
 }
 
 impl Metadata {
-    /// Whether the database is a store's, in the format that this version knows.
+    /// Whether the database is a store's, in the format that this version knows; one of an earlier format is brought to it.
     ///
     /// # Errors
-    /// `IncompatibleFormat` for a store of another version; `Corrupt` for what is no database of ours; `PermissionDenied`, `Io`.
+    /// `IncompatibleFormat` for a store of a later version; `Corrupt` for what is no database of ours; `PermissionDenied`, `NoSpace`,
+    /// `Io`.
     pub(crate) fn is_made(&self) -> Result<bool> {
-        let made = self.format()?.is_some();
+        let made = match self.format()? {
+            None => false,
+            Some(FORMAT) => true,
+            Some(_) => self.migrate().map(|()| true)?,
+        };
         if made {
             self.pool.remember_files()?;
         }
         Ok(made)
+    }
+
+    /// Brings the database to this version's format, in one transaction: before it, and after a crash in it, all is as it was.
+    fn migrate(&self) -> Result<()> {
+        let _queue = self.queue()?;
+        // Another process may have been faster.
+        let Some(found) = self.format()?.filter(|&found| found < FORMAT) else { return Ok(()) };
+        let steps = STEPS.iter().skip(usize::try_from(found.saturating_sub(1)).unwrap_or_default());
+        let steps: String = steps.copied().collect();
+        let lent = self.pool.lend()?;
+        let connection = lent.connection();
+        connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;"))
+            .map_err(|error| failed("migrate metadata", error))
+            .inspect_err(|_| drop(connection.execute_batch("ROLLBACK")))?;
+        tracing::info!(from = found, to = FORMAT, "the store's format was brought up to date");
+        Ok(())
     }
 
     /// Turns the empty database into a store's. Durable when it returns.
@@ -49,7 +74,7 @@ impl Metadata {
         let connection = lent.connection();
         let fail = |error| failed("create metadata", error);
         connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(fail)?;
-        let schema = include_str!("schema.sql");
+        let schema = [include_str!("schema.sql"), &STEPS.concat()].concat();
         connection
             .execute_batch(&format!(
                 "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
@@ -77,10 +102,10 @@ impl Metadata {
         let (application, format) = (read("application_id")?, read("user_version")?);
         match (application, format) {
             (0, 0) if read("schema_version")? == 0 => Ok(None),
-            (APPLICATION, FORMAT) => Ok(Some(FORMAT)),
+            (APPLICATION, 1..=FORMAT) => Ok(Some(format)),
             (APPLICATION, _) => Err(Error::new(ErrorKind::IncompatibleFormat, "open store")
                 .at(DATABASE)
-                .because(format!("the store has format {format}, this version of plywood knows format {FORMAT}"))
+                .because(format!("the store has format {format}, this version of plywood knows formats up to {FORMAT}"))
                 .with_hint("use the version of plywood that wrote it, or a later one")),
             _ => Err(Error::new(ErrorKind::Corrupt, "open store").at(DATABASE).because("it is not a plywood store's database")),
         }

@@ -382,6 +382,8 @@ impl Transaction<'_> {
                 params![active.id.0, name, to_json(root)?, inodes, bytes, now()],
             )
             .map_err(fail)?;
+        // A key might have had a damaged tree mounted that has a successor; a name has not.
+        self.connection().execute("DELETE FROM held_trees WHERE snapshot = ?1", [active.id.0]).map_err(fail)?;
         self.replace_labels(active.id, labels)?;
         self.inserted(active.id)
     }

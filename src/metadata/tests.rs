@@ -318,3 +318,64 @@ fn times_of_every_sign_are_told_rightly() {
     let kinds = [Kind::Committed, Kind::Active, Kind::View].map(Kind::as_str);
     assert_eq!(kinds, ["committed", "active", "view"], "as the schema has them");
 }
+
+#[test]
+fn a_store_of_the_first_format_is_brought_up_to_date_with_all_it_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("locks")).unwrap();
+    let connection = rusqlite::Connection::open(directory.path().join(DATABASE)).unwrap();
+    connection
+        .execute_batch(&format!(
+            "PRAGMA journal_mode = WAL; {} PRAGMA application_id = 1886156151; PRAGMA user_version = 1; \
+             INSERT INTO store (id, backend, style, created_by, created) VALUES (1, 'copy', '', 'plywood 0.1.0', 7); \
+             INSERT INTO trees (id, state, backend, inodes, bytes) VALUES (3, 'frozen', 'copy', 1, 4096); \
+             INSERT INTO snapshots (name, kind, tree, root, inodes, bytes, created, updated) VALUES ('base', 'committed', 3, \
+             '{{\"mode\":493,\"uid\":0,\"gid\":0,\"mtime\":{{\"seconds\":0,\"nanoseconds\":0}},\"xattrs\":[]}}', 1, 4096, 7, 7);",
+            include_str!("schema.sql")
+        ))
+        .unwrap();
+    drop(connection);
+    for _ in 0..2 {
+        let metadata = open(directory.path()).unwrap();
+        assert!(metadata.is_made().unwrap());
+        let reader = metadata.read().unwrap();
+        assert_eq!(reader.store().unwrap().backend, "copy");
+        assert_eq!(reader.all_snapshots().unwrap(), [("base".to_owned(), TreeId(3))]);
+        assert_eq!(reader.damaged_trees().unwrap().len(), 0);
+    }
+    let connection = rusqlite::Connection::open(directory.path().join(DATABASE)).unwrap();
+    assert_eq!(connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+}
+
+#[test]
+fn damage_is_refused_until_a_new_tree_takes_the_place_of_the_old_one_which_stays_for_the_keys_above() {
+    let scratch = Scratch::new();
+    let base = scratch.layer(&diff_id("base"), None);
+    let labels = Labels::new();
+    let key = scratch.write(|transaction| {
+        let lease = transaction.insert_lease()?;
+        let tree = transaction.allocate_tree(lease, "overlay")?;
+        let new = NewSnapshot { name: "key", kind: Kind::Active, parent: Some(base.id), tree, root: &base.root, labels: &labels };
+        transaction.insert_snapshot(&new)
+    });
+    let key = key.unwrap();
+    scratch.write(|transaction| transaction.mark_tree_damaged(base.tree, "a test")).unwrap();
+    let reader = scratch.metadata.read().unwrap();
+    assert_eq!(kind_of(reader.refuse_damaged("view", "x", &[TreeId(77), base.tree])), ErrorKind::Corrupt);
+    assert!(reader.shareable_trees(&diff_id("base"), Ids::Exact).unwrap().is_empty());
+    assert_eq!(reader.hit_by_tree(base.tree, 9).unwrap().snapshots, [base.name.clone(), "key".to_owned()]);
+    drop(reader);
+
+    let new = scratch.tree(&diff_id("base"), &applied());
+    assert!(!scratch.write(|transaction| transaction.replace_tree(base.tree, new)).unwrap(), "the key may have it mounted");
+    let reader = scratch.metadata.read().unwrap();
+    assert_eq!(reader.chain(base.id).unwrap(), [new]);
+    assert!(reader.unused_trees().unwrap().is_empty());
+    reader.refuse_damaged("view", "x", &[new]).unwrap();
+    drop(reader);
+    scratch.write(|transaction| transaction.remove_snapshot(&key)).unwrap();
+    let reader = scratch.metadata.read().unwrap();
+    assert_eq!(reader.unused_trees().unwrap(), [base.tree]);
+    assert!(reader.tree_is_unused(base.tree).unwrap());
+    assert_eq!(reader.integrity(true).unwrap(), [""; 0]);
+}

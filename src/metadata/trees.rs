@@ -50,6 +50,8 @@ pub(crate) struct TreeRow {
     /// It hides everything below.
     pub(crate) cut: bool,
     pub(crate) usage: Usage,
+    /// What became of its owners, where it was unpacked.
+    pub(crate) ids: Option<Ids>,
 }
 
 /// What became of unpacking a layer into a tree.
@@ -60,7 +62,7 @@ pub(crate) struct Unpacked<'a> {
     pub(crate) applied: &'a Applied,
 }
 
-const COLUMNS: &str = "id, state, diff_id, facts, root, cut, inodes, bytes FROM trees";
+const COLUMNS: &str = "id, state, diff_id, facts, root, cut, inodes, bytes, ids FROM trees";
 
 impl Reader<'_> {
     /// A tree's row.
@@ -83,7 +85,8 @@ impl Reader<'_> {
         let mut statement = self
             .connection()
             .prepare_cached(&format!(
-                "SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') ORDER BY id"
+                "SELECT {COLUMNS} WHERE diff_id = ?1 AND ids = ?2 AND state IN ('frozen', 'empty') \
+                 AND id NOT IN (SELECT tree FROM damaged_trees) ORDER BY id"
             ))
             .map_err(fail)?;
         let rows = statement.query_map(params![diff_id.to_string(), ids_text(ids)], |row| Ok(tree(row))).map_err(fail)?;
@@ -125,7 +128,8 @@ impl Reader<'_> {
             .connection()
             .prepare_cached(
                 "SELECT id FROM trees t WHERE state <> 'building' AND NOT EXISTS (SELECT 1 FROM snapshots WHERE tree = t.id) \
-                 AND NOT EXISTS (SELECT 1 FROM leased_trees WHERE tree = t.id)",
+                 AND NOT EXISTS (SELECT 1 FROM leased_trees WHERE tree = t.id) \
+                 AND NOT EXISTS (SELECT 1 FROM held_trees WHERE tree = t.id)",
             )
             .map_err(fail)?;
         let rows = statement.query_map([], |row| row.get::<_, i64>(0)).map_err(fail)?;
@@ -143,7 +147,7 @@ impl Reader<'_> {
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM trees WHERE id = ?1 AND state <> 'building')")
             .map_err(fail)?;
         let finished: bool = statement.query_row([to_sql(id.0)], |row| row.get(0)).map_err(fail)?;
-        Ok(finished && self.tree_users(id)? == 0 && !self.tree_is_leased(id)?)
+        Ok(finished && self.tree_users(id)? == 0 && !self.tree_is_leased(id)? && !self.tree_is_held(id)?)
     }
 
     /// Whether a lease keeps a finished tree.
@@ -234,6 +238,14 @@ fn ids_text(ids: Ids) -> &'static str {
     }
 }
 
+fn parse_ids(text: &str) -> Result<Ids> {
+    match text {
+        "exact" => Ok(Ids::Exact),
+        "squash" => Ok(Ids::Squash),
+        _ => Err(corrupt(format!("{} is no policy for owners", text.escape_debug()))),
+    }
+}
+
 fn tree(row: &Row<'_>) -> Result<TreeRow> {
     let fail = |error| failed("read tree", error);
     let text = |column: usize| row.get::<_, Option<String>>(column).map_err(fail);
@@ -247,5 +259,6 @@ fn tree(row: &Row<'_>) -> Result<TreeRow> {
         root: text(4)?.map(|text| from_json(&text)).transpose()?,
         cut: row.get(5).map_err(fail)?,
         usage: Usage::new(from_sql(row.get(6).map_err(fail)?)?, from_sql(row.get(7).map_err(fail)?)?),
+        ids: text(8)?.map(|text| parse_ids(&text)).transpose()?,
     })
 }
