@@ -22,6 +22,7 @@ mod lookup;
 mod markers;
 mod metadata;
 mod owners;
+mod parent;
 mod placed;
 #[cfg(feature = "testing")]
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod tests;
 
 pub(crate) use facts::answer;
 pub(crate) use owners::own_root;
+pub(crate) use parent::restore;
 
 use entries::Applier;
 use markers::{Hidden, Markers};

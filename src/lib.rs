@@ -96,6 +96,7 @@ pub mod tar;
 pub mod tree;
 
 pub(crate) mod apply;
+pub(crate) mod compare;
 pub mod content;
 pub(crate) mod diff;
 pub(crate) mod lock;

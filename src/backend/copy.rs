@@ -8,8 +8,9 @@
 //!
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
-use super::{Backend, Frozen, Roots, cannot_own};
+use super::{Backend, Difference, Frozen, Reference, Roots, cannot_own};
 use crate::apply;
+use crate::compare::{self, Outline};
 use crate::diff::{self, Sides, Upper, seen};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
@@ -100,6 +101,31 @@ impl Copy {
         }
         made
     }
+
+    /// Unpacks a layer over a copy of the parent. Nothing is durable when it returns.
+    fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
+        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
+        let mut fresh = || {
+            let (own, fs) = self.copy_of(tree, chain, &mut || cx.check("apply layer"))?;
+            Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
+        };
+        let form = apply::Form::Plain { style: self.style };
+        let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
+        self.trees()?.child(tree.to_string().as_bytes())?.remove_tree(SCRATCH)?;
+        let fs = self.fs(tree)?;
+        let root = match (&applied.root, chain.first()) {
+            (Some(root), _) => root.clone(),
+            // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
+            (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
+            (None, None) => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
+        };
+        let refused = dress(&fs, &root)?;
+        if applied.root.is_some() {
+            refused.into_iter().try_for_each(|reason| cx.skip(&EntryPath::ROOT, reason))?;
+        }
+        applied.usage = self.usage(tree)?;
+        Ok(applied)
+    }
 }
 
 impl Backend for Copy {
@@ -135,29 +161,26 @@ impl Backend for Copy {
     }
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
-        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
-        self.make(tree, || {
-            let mut fresh = || {
-                let (own, fs) = self.copy_of(tree, chain, &mut || cx.check("apply layer"))?;
-                Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
-            };
-            let form = apply::Form::Plain { style: self.style };
-            let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
-            self.trees()?.child(tree.to_string().as_bytes())?.remove_tree(SCRATCH)?;
-            let fs = self.fs(tree)?;
-            let root = match (&applied.root, chain.first()) {
-                (Some(root), _) => root.clone(),
-                // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
-                (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
-                (None, None) => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
-            };
-            let refused = dress(&fs, &root)?;
-            if applied.root.is_some() {
-                refused.into_iter().try_for_each(|reason| cx.skip(&EntryPath::ROOT, reason))?;
-            }
-            applied.usage = self.usage(tree)?;
-            Ok(applied)
-        })
+        self.make(tree, || self.unpack(tree, chain, layer, ids, cx))
+    }
+
+    /// The outline is a copy of the parent's outline to which the layer is applied: the fold of the chain's streams.
+    fn verify(
+        &self,
+        tree: TreeId,
+        reference: Reference<'_>,
+        found: &mut dyn FnMut(Difference),
+        cx: &Context<'_>,
+    ) -> Result<Applied> {
+        let Reference { outline, below, layer, ids, contents, .. } = reference;
+        let own = self.fs(tree)?;
+        let chain: Vec<TreeId> = below.into_iter().collect();
+        let mut layer = Outline::new(layer, contents);
+        let applied = self.unpack(outline, &chain, &mut layer, ids, cx)?;
+        let fs = self.fs(outline)?;
+        let sides = compare::Sides { tree: &own, outline: &fs, contents, root_time: true };
+        compare::compare(&sides, &mut |_| Ok(None), found, cx)?;
+        Ok(applied)
     }
 
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {

@@ -7,6 +7,7 @@ mod copy;
 mod overlay;
 pub(crate) mod probe;
 
+pub use crate::compare::{Contents, Difference, Fault};
 pub use crate::sys::capabilities::{Capabilities, Capability};
 pub use copy::Copy;
 pub use overlay::Overlay;
@@ -18,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mount::Mount;
 use crate::progress::Context;
 use crate::snapshot::Usage;
-use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
+use crate::tree::{Access, Answer, Applied, Fact, Ids, Question, TreeId};
 
 /// A frozen tree, as [`Backend::commit`] found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,28 @@ impl Frozen {
     /// A frozen tree of this usage and root.
     pub const fn new(usage: Usage, root: Attributes) -> Self {
         Self { usage, root }
+    }
+}
+
+/// What a tree is compared with: its layer, applied once more to an outline of it.
+pub struct Reference<'a> {
+    /// The number of a tree that is there for the comparison alone. Whoever asked for that removes it.
+    pub outline: TreeId,
+    /// The outline of the parent, for a backend whose trees belong to their chain.
+    pub below: Option<TreeId>,
+    /// What the tree rests on.
+    pub facts: &'a [Fact],
+    /// The layer, from its beginning.
+    pub layer: &'a mut dyn EntryStream,
+    /// What became of its owners.
+    pub ids: Ids,
+    /// What the outline's files should hold.
+    pub contents: &'a mut Contents,
+}
+
+impl fmt::Debug for Reference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("outline", &self.outline).field("below", &self.below).finish_non_exhaustive()
     }
 }
 
@@ -85,6 +108,26 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Unsupported` for a name that no layer can say, before anything is written; `Io`.
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()>;
+
+    /// Compares a frozen tree, inode by inode and byte by byte, with what its layer's own stream makes of its facts (or of the outline
+    /// of its parent). The tree is only read. `found` is told each path that differs; the stream was read to its end then, but
+    /// whether it is the layer is the caller's to find out. Gives what applying the layer came to.
+    ///
+    /// # Errors
+    /// `NotFound` without such a tree; `Unsupported` for a backend that cannot compare; those of the stream; `Cancelled`, `NoSpace`,
+    /// `Io`.
+    fn verify(
+        &self,
+        tree: TreeId,
+        reference: Reference<'_>,
+        found: &mut dyn FnMut(Difference),
+        cx: &Context<'_>,
+    ) -> Result<Applied> {
+        let _ = (reference, found, cx);
+        Err(Error::new(ErrorKind::Unsupported, "check tree")
+            .at(format!("tree {tree}"))
+            .because(format!("the {} backend cannot compare a tree with its layer", self.name())))
+    }
 
     /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.
     ///

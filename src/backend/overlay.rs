@@ -8,11 +8,12 @@
 //! directories and escaped xattrs mean exactly what they mean to a container.
 
 mod root;
+mod verify;
 
 use std::fmt;
 use std::sync::OnceLock;
 
-use super::{Backend, Frozen, Roots};
+use super::{Backend, Difference, Frozen, Reference, Roots};
 use crate::apply::{self, Form, Place};
 use crate::diff::{self, Sides, Upper as Side};
 use crate::entry::{Attributes, EntrySink, EntryStream};
@@ -244,6 +245,16 @@ impl Backend for Overlay {
         let raw = self.tree(tree)?.child(FS.as_bytes())?;
         let upper = Side::Overlay { dir: &raw, style: self.style, cut: roots.cut };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
+    }
+
+    fn verify(
+        &self,
+        tree: TreeId,
+        reference: Reference<'_>,
+        found: &mut dyn FnMut(Difference),
+        cx: &Context<'_>,
+    ) -> Result<Applied> {
+        self.compare(tree, reference, found, cx)
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {
