@@ -37,6 +37,7 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Unsupported` for a name that no layer can say; `Cancelled`, `Io`; those of `visit`.
     pub fn changes(&self, name: &str, cx: &Context<'_>, mut visit: impl FnMut(Changed) -> Result<()>) -> Result<()> {
+        self.refuse_damaged("changes", name)?;
         self.stream_changes("changes", name, &mut List(&mut visit), cx).map(drop)
     }
 }

@@ -87,8 +87,29 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a level that the compression does not have; `Unsupported` for a name that no layer can say,
-    /// before anything is written; `Cancelled`, `Io`; those of `writer`.
+    /// before anything is written; `Corrupt` where a [check](Self::check) found it or what is below it damaged; `Cancelled`, `Io`; those
+    /// of `writer`.
     pub fn diff(&self, name: &str, writer: impl Write, options: &DiffOptions, cx: &Context<'_>) -> Result<DiffOutcome> {
+        self.refuse_damaged("diff", name)?;
+        self.diff_as_it_is(name, writer, options, cx)
+    }
+
+    /// Refuses a snapshot that is known to be damaged, or to stand on what is.
+    pub(super) fn refuse_damaged(&self, op: &'static str, name: &str) -> Result<()> {
+        let reader = self.metadata().read()?;
+        let Some(row) = reader.snapshot(name)? else { return Ok(()) };
+        let chain = row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
+        reader.refuse_damaged(op, name, &[&[row.tree], chain.as_slice()].concat())
+    }
+
+    /// The same, whatever a check found.
+    pub(super) fn diff_as_it_is(
+        &self,
+        name: &str,
+        writer: impl Write,
+        options: &DiffOptions,
+        cx: &Context<'_>,
+    ) -> Result<DiffOutcome> {
         // Any level is checked before the snapshot is looked at.
         let compressed = Hashing::new(BufWriter::with_capacity(BUFFER, writer), options.algorithm);
         let encoder = Encoder::new(compressed, options.compression, options.level)?;

@@ -140,7 +140,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a snapshot that is not committed, a reference that the OCI specification does not allow, or a
-    /// directory of something else; `Corrupt` where a blob of the image is missing; those of [`diff`](Self::diff); `NoSpace`, `Io`.
+    /// directory of something else; `Corrupt` where a blob of the image is missing or was found damaged; those of [`diff`](Self::diff); `NoSpace`, `Io`.
     ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;
@@ -288,6 +288,9 @@ impl Store {
     fn keep(&self, lease: LeaseId, image: Option<&ImageRow>, snapshot: Option<&SnapshotRow>) -> Result<()> {
         let gone = |what: &str| Error::new(ErrorKind::NotFound, OP).at(what).because("it was removed meanwhile");
         let transaction = self.metadata().write()?;
+        if let Some(image) = image {
+            transaction.refuse_damaged_blobs(OP, &image.reference, &image.blobs)?;
+        }
         for digest in image.iter().flat_map(|image| &image.blobs) {
             if transaction.blob(digest)?.is_none() {
                 return Err(gone(&digest.to_string()));

@@ -10,7 +10,7 @@ use crate::content::{Blob, Content, Expected, Ingest, Started};
 use crate::descriptor::MediaType;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::metadata::{BlobRow, LeaseId, Metadata, Transaction};
+use crate::metadata::{BlobRow, LeaseId, Metadata, Survives, Transaction};
 use crate::progress::Context;
 use crate::store::orphans::delete_unless_named;
 
@@ -53,6 +53,7 @@ impl<'a> Intake<'a> {
 
     /// Begins to take a blob in. One that is there already is kept from now on.
     pub(crate) fn start(&mut self, expected: &Expected, media_type: &str) -> Result<Started> {
+        self.put_damaged_away(expected)?;
         loop {
             let blob = match self.content.start_afresh(expected, self.cx)? {
                 Started::Ingest(ingest) => return Ok(Started::Ingest(ingest)),
@@ -68,11 +69,26 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// A blob that a check found damaged is not what is asked for: its file goes, and comes in anew.
+    fn put_damaged_away(&self, expected: &Expected) -> Result<()> {
+        let Some(digest) = expected.known_digest() else { return Ok(()) };
+        if !self.metadata.read()?.damaged_blobs()?.contains(digest) {
+            return Ok(());
+        }
+        let transaction = self.metadata.write_to_survive(Survives::Process)?;
+        // Whoever brought it anew meanwhile said so in the transaction in which its file got its name.
+        if transaction.damaged_blobs()?.contains(digest) {
+            self.content.remove(digest)?;
+        }
+        transaction.commit()
+    }
+
     /// Publishes what came in.
     pub(crate) fn publish(&mut self, ingest: Ingest, media_type: &str) -> Result<Blob> {
         let verified = ingest.verify()?;
         let transaction = self.metadata.write()?;
         self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
+        transaction.clear_blob_damage(verified.digest())?;
         let added = verified.publish()?;
         if let Err(error) = transaction.commit() {
             // The file has its name, and no row. On a full disk it must not stay until the next collection.

@@ -15,7 +15,7 @@ use crate::digest::{Algorithm, ChainId, DiffId, Tee};
 use crate::entry::{Attributes, Chunk, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, TreeRow, Unpacked};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Transaction, TreeRow, Unpacked};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason, Report};
 use crate::snapshot::Labels;
@@ -354,6 +354,10 @@ impl Store {
         }
         let transaction = self.metadata().write()?;
         let Some(snapshot) = transaction.layer(chain_id)? else { return Ok(None) };
+        if transaction.damaged_trees()?.contains(&snapshot.tree) {
+            // It is made anew.
+            return Ok(None);
+        }
         transaction.lease_snapshot(lease, snapshot.id)?;
         transaction.commit()?;
         Ok(Some(snapshot))
@@ -378,13 +382,16 @@ impl Store {
     fn name_shared(&self, lease: LeaseId, layer: &Incoming<'_>, tree: &TreeRow) -> Result<SnapshotRow> {
         let implied_root = self.implied_root(layer, tree.root.as_ref())?;
         let transaction = self.metadata().write()?;
-        let snapshot = transaction.insert_layer(&NewLayer {
-            parent: layer.parent,
-            diff_id: layer.diff_id,
-            tree: tree.id,
-            root: implied_root.as_ref(),
-            labels: layer.labels,
-        })?;
+        let snapshot = name_layer(
+            &transaction,
+            &NewLayer {
+                parent: layer.parent,
+                diff_id: layer.diff_id,
+                tree: tree.id,
+                root: implied_root.as_ref(),
+                labels: layer.labels,
+            },
+        )?;
         check_chain(self.backend(), transaction.chain(snapshot.id)?.len())?;
         transaction.lease_snapshot(lease, snapshot.id)?;
         transaction.commit()?;
@@ -414,7 +421,7 @@ impl Store {
             transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
             let new =
                 NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, root: implied_root.as_ref(), labels: layer.labels };
-            let snapshot = transaction.insert_layer(&new)?;
+            let snapshot = name_layer(&transaction, &new)?;
             check_chain(backend, transaction.chain(snapshot.id)?.len())?;
             transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
             transaction.lease_snapshot(lease, snapshot.id)?;
@@ -440,6 +447,19 @@ impl Store {
     }
 }
 
+/// Commits a layer under its chain id; where it is there on a tree that was found damaged, the new tree takes the place of that.
+fn name_layer(transaction: &Transaction<'_>, new: &NewLayer<'_>) -> Result<SnapshotRow> {
+    let chain_id = ChainId::of(new.parent.and_then(|parent| parent.chain_id.as_ref()), new.diff_id);
+    match transaction.layer(&chain_id)? {
+        Some(there) if transaction.damaged_trees()?.contains(&there.tree) => {
+            // What is mounted of the old one stays; the rest goes with the next collection.
+            transaction.replace_tree(there.tree, new.tree)?;
+            Ok(transaction.layer(&chain_id)?.unwrap_or(there))
+        }
+        _ => transaction.insert_layer(new),
+    }
+}
+
 /// Refuses a stack that could never be mounted.
 fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
     let longest = backend.longest_chain();
@@ -455,7 +475,7 @@ fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
 }
 
 /// Reads a layer for its diff id alone, within the limits that can be told without reading its archive.
-fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx: &Context<'_>) -> Result<DiffId> {
+pub(super) fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx: &Context<'_>) -> Result<DiffId> {
     let most = limits.unpacked_bytes;
     let too_many =
         || Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {most} bytes uncompressed"));

@@ -7,6 +7,7 @@
 mod archive;
 mod capabilities;
 mod changes;
+mod check;
 mod commit;
 mod diff;
 mod directories;
@@ -44,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use changes::Changed;
+pub use check::{CheckOptions, CheckOutcome, Damage, Finding, Remedy};
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
 pub use export::{ExportOptions, Exported};

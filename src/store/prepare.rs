@@ -47,8 +47,9 @@ impl Store {
     ///
     /// # Errors
     /// `AlreadyExists` for a key that is taken, by whatever kind of snapshot; `NotFound` without such a parent; `InvalidArgument` where
-    /// the parent is not Committed; `LimitExceeded` where the stack is higher than the backend can mount; `IdNotMapped` where this
-    /// process cannot own the root directory as it should be and the store does not squash owners; `NoSpace`, `Io`.
+    /// the parent is not Committed; `Corrupt` where a [check](Self::check) found it damaged; `LimitExceeded` where the stack is higher
+    /// than the backend can mount; `IdNotMapped` where this process cannot own the root directory as it should be and the store does
+    /// not squash owners; `NoSpace`, `Io`.
     pub fn prepare(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
         self.new_snapshot("prepare", Kind::Active, key, parent, options)
     }
@@ -116,6 +117,7 @@ impl Store {
             return Err(Error::new(ErrorKind::InvalidArgument, op).at(&parent.name).because(reason));
         }
         let (chain, root) = (reader.chain(parent.id)?, self.own_root(op, parent.root.clone())?);
+        reader.refuse_damaged(op, &parent.name, &chain)?;
         Ok((Some(parent), chain, root))
     }
 
@@ -138,7 +140,7 @@ impl Store {
         Err(Error::new(ErrorKind::LimitExceeded, op).at(name).because(reason))
     }
 
-    fn allocate_tree(&self) -> Result<TreeId> {
+    pub(super) fn allocate_tree(&self) -> Result<TreeId> {
         let session = self.session()?;
         // Needs no sync of its own: whatever names the tree later carries this with it to the disk.
         let transaction = self.metadata().write_to_survive(Survives::Process)?;
@@ -162,7 +164,7 @@ impl Store {
     }
 
     /// Throws away a tree that did not get its name. What fails here is done by the next collection.
-    fn abandon_tree(&self, tree: TreeId) {
+    pub(super) fn abandon_tree(&self, tree: TreeId) {
         // It has no name, so its bytes need not wait for the row's end: on a full disk that may not be written.
         let _ = self.backend().remove(tree);
         let _ = (|| {

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(feature = "testing")]
+mod bit_rot;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod bombs;
 #[cfg(all(feature = "cli", feature = "testing"))]
