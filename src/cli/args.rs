@@ -176,6 +176,18 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: LeaseCommand,
     },
+    /// Look for damage: database, trees and blobs; each finding is a line that names the path
+    ///
+    /// Exit status: 0 where all is well or was mended, 3 where damage is found and stays, 1 where it could not look.
+    #[command(after_help = "Example:\n  plywood check --full --repair")]
+    Check {
+        /// Hash every blob, and compare every tree byte by byte with its layer
+        #[arg(long)]
+        full: bool,
+        /// Make anew what a blob covers; say what else is to be done
+        #[arg(long)]
+        repair: bool,
+    },
     /// Run a command (default: your shell) in the user and mount namespace where an ordinary user can mount
     #[command(after_help = "Example:\n  plywood unshare sh -c 'plywood mount box /mnt && ls /mnt'")]
     Unshare {

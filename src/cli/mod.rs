@@ -2,9 +2,10 @@
 //!
 //! Thin: what plywood can do, the library can do. The command alone reads the environment (`XDG_DATA_HOME`, `HOME`,
 //! `SOURCE_DATE_EPOCH`), takes signals, prints, and enters a user namespace for an ordinary user. Exit status: 0, 1 (the operation
-//! failed), 2 (usage). What a script wants is the last word on standard output; all the rest goes to standard error.
+//! failed), 2 (usage), 3 (`check` found damage that stays). What a script wants is the last word on standard output; all the rest goes to standard error.
 
 mod args;
+mod check;
 mod collect;
 mod diff;
 mod doctor;
@@ -95,6 +96,7 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Remove { now, keys } => snapshots::remove(session, &keys, now),
         Command::Gc(arguments) => collect::gc(session, &arguments),
         Command::Lease { command } => leases::lease(session, command),
+        Command::Check { full, repair } => check::check(session, full, repair),
         Command::Mounts { key } => mounts::mounts(session, &key),
         Command::Mount { key, target } => mounts::mount(session, &key, &target),
         Command::Changes { key } => diff::changes(session, &key),

@@ -23,6 +23,8 @@ pub(super) enum Failure {
     Operation(Error),
     /// Whoever reads standard output is gone. That is no failure: `plywood images | head -1`.
     OutputClosed,
+    /// A check found damage that stays, and has said so.
+    Damaged,
 }
 
 impl From<Error> for Failure {
@@ -120,6 +122,7 @@ impl Output {
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
         match failure {
             Failure::OutputClosed => ExitCode::SUCCESS,
+            Failure::Damaged => ExitCode::from(3),
             Failure::Operation(error) if self.json => {
                 say(&error_document(error).to_string());
                 ExitCode::FAILURE

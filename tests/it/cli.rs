@@ -1,5 +1,6 @@
 //! The command as people and scripts run it: as root, and as an ordinary user who enters his user namespace.
 
+mod check;
 mod errors;
 mod images;
 mod mounts;
