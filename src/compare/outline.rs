@@ -117,17 +117,17 @@ impl ContentHash {
     /// Takes bytes at an offset; offsets rise, and what is left out is zeros.
     pub(super) fn write(&mut self, mut offset: u64, mut data: &[u8]) {
         while !data.is_empty() {
-            let within = usize::try_from(offset % BLOCK as u64).unwrap_or_default();
-            let start = offset - within as u64;
+            let within = usize::try_from(offset.rem_euclid(BLOCK as u64)).unwrap_or_default();
+            let start = offset.saturating_sub(within as u64);
             if start != self.start {
                 self.flush();
                 self.start = start;
             }
-            let take = data.len().min(BLOCK - within);
+            let take = data.len().min(BLOCK.saturating_sub(within));
             let (now, rest) = data.split_at(take);
             if take == BLOCK {
                 hash_block(&mut self.hasher, start, now);
-            } else if let Some(place) = self.block.get_mut(within..within + take) {
+            } else if let Some(place) = self.block.get_mut(within..).and_then(|rest| rest.get_mut(..take)) {
                 place.copy_from_slice(now);
             }
             data = rest;

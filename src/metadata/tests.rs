@@ -326,7 +326,7 @@ fn a_store_of_the_first_format_is_brought_up_to_date_with_all_it_holds() {
     let connection = rusqlite::Connection::open(directory.path().join(DATABASE)).unwrap();
     connection
         .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL; {} PRAGMA application_id = 1886156151; PRAGMA user_version = 1; \
+            "PRAGMA journal_mode = WAL; {} PRAGMA application_id = 1886157175; PRAGMA user_version = 1; \
              INSERT INTO store (id, backend, style, created_by, created) VALUES (1, 'copy', '', 'plywood 0.1.0', 7); \
              INSERT INTO trees (id, state, backend, inodes, bytes) VALUES (3, 'frozen', 'copy', 1, 4096); \
              INSERT INTO snapshots (name, kind, tree, root, inodes, bytes, created, updated) VALUES ('base', 'committed', 3, \
@@ -360,6 +360,11 @@ fn damage_is_refused_until_a_new_tree_takes_the_place_of_the_old_one_which_stays
     });
     let key = key.unwrap();
     scratch.write(|transaction| transaction.mark_tree_damaged(base.tree, "a test")).unwrap();
+    let end_leases = || {
+        let leases = scratch.metadata.read().unwrap().leases().unwrap();
+        scratch.write(|transaction| leases.iter().try_for_each(|lease| transaction.remove_lease(lease.id))).unwrap();
+    };
+    end_leases();
     let reader = scratch.metadata.read().unwrap();
     assert_eq!(kind_of(reader.refuse_damaged("view", "x", &[TreeId(77), base.tree])), ErrorKind::Corrupt);
     assert!(reader.shareable_trees(&diff_id("base"), Ids::Exact).unwrap().is_empty());
@@ -367,6 +372,7 @@ fn damage_is_refused_until_a_new_tree_takes_the_place_of_the_old_one_which_stays
     drop(reader);
 
     let new = scratch.tree(&diff_id("base"), &applied());
+    end_leases();
     assert!(!scratch.write(|transaction| transaction.replace_tree(base.tree, new)).unwrap(), "the key may have it mounted");
     let reader = scratch.metadata.read().unwrap();
     assert_eq!(reader.chain(base.id).unwrap(), [new]);

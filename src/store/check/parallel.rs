@@ -33,7 +33,7 @@ pub(super) fn in_parallel<J: Send>(
                 return None;
             }
             if let Some(job) = state.jobs.pop() {
-                state.busy += 1;
+                state.busy = state.busy.saturating_add(1);
                 return Some(job);
             }
             if state.busy == 0 {
@@ -46,7 +46,7 @@ pub(super) fn in_parallel<J: Send>(
         while let Some(job) = next() {
             let done = work(job, &more);
             let mut state = lock();
-            state.busy -= 1;
+            state.busy = state.busy.saturating_sub(1);
             if let Err(error) = done {
                 state.failed.get_or_insert(error);
             }

@@ -16,8 +16,8 @@ use crate::snapshot::Kind;
 use crate::store::directories::{LOST, TREES};
 use crate::tree::TreeId;
 
-/// A frozen tree that takes less than this part of what it took has lost something.
-const SHRUNK: (u64, u64) = (3, 4);
+/// A frozen tree that takes less than what it took, a quarter of that apart, has lost something.
+const QUARTER: u64 = 4;
 
 /// So little less says nothing: file systems round.
 const SLACK: u64 = 1 << 20;
@@ -162,7 +162,7 @@ impl Check<'_> {
             self.tell_of_tree(row.id, "", damage)?;
             return Ok(Some(told));
         }
-        let least = (row.usage.bytes / SHRUNK.1).saturating_mul(SHRUNK.0).saturating_sub(SLACK);
+        let least = row.usage.bytes.saturating_sub(row.usage.bytes.div_euclid(QUARTER)).saturating_sub(SLACK);
         if usage.bytes < least && !self.options.full {
             self.tell_of_tree(row.id, "", Damage::Shrunk { expected: row.usage.bytes, found: usage.bytes })?;
         }

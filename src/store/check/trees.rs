@@ -73,6 +73,12 @@ struct Compared {
     unproven: u64,
 }
 
+impl Compared {
+    fn not_proven(&mut self) {
+        self.unproven = self.unproven.saturating_add(1);
+    }
+}
+
 impl Check<'_> {
     /// Compares every tree for which there is something to compare it with.
     pub(super) fn compare_trees(&self, seen: &mut Seen) -> Result<()> {
@@ -86,19 +92,19 @@ impl Check<'_> {
             match job.chain.first().copied().filter(|_| !shares) {
                 Some(below) if known.contains(&below) => children.entry(below).or_default().push(job),
                 // What it is a copy of has nothing to be compared with.
-                Some(_) => cut_off += 1,
+                Some(_) => cut_off = cut_off.saturating_add(1),
                 None => first.push(job),
             }
         }
         let children = Mutex::new(children);
-        let compared = Mutex::new(Compared { unproven: unproven + cut_off, ..Compared::default() });
+        let compared = Mutex::new(Compared { unproven: cut_off.saturating_add(unproven), ..Compared::default() });
         in_parallel(self.options.workers(), first, |job, more| {
             let outline = self.compare(&job, &compared)?.map(Arc::new);
             let next = children.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.row.id).unwrap_or_default();
             for child in next {
                 match &outline {
                     Some(outline) => more(Job { below: Some(Arc::clone(outline)), ..child }),
-                    None => compared.lock().unwrap_or_else(PoisonError::into_inner).unproven += 1,
+                    None => compared.lock().unwrap_or_else(PoisonError::into_inner).not_proven(),
                 }
             }
             Ok(())
@@ -107,8 +113,8 @@ impl Check<'_> {
         let compared = compared.into_inner().unwrap_or_else(PoisonError::into_inner);
         {
             let mut outcome = self.outcome();
-            outcome.compared = (compared.whole.len() + compared.damaged.len()) as u64;
-            outcome.unproven = compared.unproven + left as u64;
+            outcome.compared = compared.whole.len().saturating_add(compared.damaged.len()) as u64;
+            outcome.unproven = compared.unproven.saturating_add(left as u64);
         }
         seen.damaged_trees.extend(compared.damaged);
         seen.whole_trees.extend(compared.whole.into_iter().filter(|tree| !seen.damaged_trees.contains_key(tree)));
@@ -147,7 +153,7 @@ impl Check<'_> {
         for (tree, wrong) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
             {
                 let mut outcome = self.outcome();
-                outcome.compared += 1;
+                outcome.compared = outcome.compared.saturating_add(1);
                 outcome.unproven = outcome.unproven.saturating_sub(1);
             }
             match wrong {
@@ -179,7 +185,7 @@ impl Check<'_> {
             };
             let layer = standing.into_iter().find(is_proven).and_then(|row| Some((row.parent, row.diff_id?)));
             let Some((parent, diff_id)) = layer else {
-                unproven += u64::from(row.diff_id.is_none());
+                unproven = u64::saturating_add(unproven, u64::from(row.diff_id.is_none()));
                 continue;
             };
             let chain = parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
@@ -201,7 +207,7 @@ impl Check<'_> {
         };
         match self.verdict(job)? {
             Verdict::Unproven => {
-                lock().unproven += 1;
+                lock().not_proven();
                 Ok(None)
             }
             Verdict::Gone => {
