@@ -91,6 +91,8 @@ impl Header {
         let (major, minor) = self.device;
         let node = match self.flag {
             0 if self.name.ends_with(b"/") => Node::Directory,
+            // Go makes a file of it, GNU tar a directory.
+            b'0' | b'7' if self.name.ends_with(b"/") => return Err("a regular file whose name ends in a slash"),
             b'0' | 0 | b'7' => return Ok(Node::File { size: self.content.len() as u64 }),
             b'1' => match EntryPath::parse(&self.link) {
                 Ok(target) if target.is_root() => return Err("a hardlink to the root"),
