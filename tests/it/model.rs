@@ -3,7 +3,6 @@
 //! `PLYWOOD_TEST_LONG=N` runs N stacks instead of the few of an ordinary run, `PLYWOOD_TEST_SEED=HEX` another sequence than the usual
 //! one. A failure prints the smallest stack that shows it, as it would stand in a test's source.
 
-mod changes;
 mod stacks;
 
 use std::fmt::Debug;
@@ -23,9 +22,10 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 
 use crate::conformance::{MEMORY, user_namespace};
+use crate::fuzz_properties::changes::Change;
+use crate::fuzz_properties::members::{Power, Stack};
 use crate::support::Sandbox;
-use changes::{Change, changes};
-use stacks::{Power, Stack, stacks, with_markers_moved};
+use stacks::{changes, stacks, with_markers_moved};
 
 /// Runs `test` on `usual` values, or on as many as the environment says.
 #[track_caller]

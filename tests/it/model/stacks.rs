@@ -1,83 +1,11 @@
-//! Random stacks of layers over a small alphabet of paths, so that entries meet, follow, replace and hide each other.
-
-use std::fmt;
+//! Random stacks of layers over a small alphabet of paths, and random changes to their trees.
 
 use plywood::testing::Layer;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Layers, bottom first.
-#[derive(Clone)]
-pub(super) struct Stack(pub(super) Vec<Layer>);
-
-impl fmt::Debug for Stack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|layer| writeln!(f, "    .layer({layer:?})"))
-    }
-}
-
-/// One member of a layer.
-#[derive(Clone, Debug)]
-enum Member {
-    Dir(String, u32),
-    File(String, &'static str, u32),
-    Symlink(String, &'static str),
-    Hardlink(String, String),
-    Fifo(String),
-    Device(String),
-    Whiteout(String),
-    Opaque(String),
-    Root(u32),
-    /// A file in aufs's directory of link targets, and a link to it.
-    Aside(&'static str),
-    LinkAside(String, &'static str),
-}
-
-/// How a member's owner, time and xattrs vary.
-#[derive(Clone, Copy, Debug)]
-struct Extra {
-    nanoseconds: u32,
-    owner: u32,
-    xattr: Option<(&'static str, &'static str)>,
-}
-
-/// What the process that unpacks the stacks may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Power {
-    /// Any owner, devices, `trusted.` xattrs.
-    Root,
-    /// None of these.
-    UserNamespace,
-}
-
-impl Member {
-    fn is_marker(&self) -> bool {
-        matches!(self, Self::Whiteout(_) | Self::Opaque(_))
-    }
-
-    fn add_to(&self, layer: Layer, extra: Extra) -> Layer {
-        let Extra { nanoseconds, owner, xattr } = extra;
-        let layer = match self {
-            Self::Dir(path, mode) => layer.dir(path, *mode),
-            Self::File(path, content, mode) => layer.file(path, content).mode(*mode),
-            Self::Symlink(path, target) => layer.symlink(path, target),
-            Self::Hardlink(path, target) => return layer.hardlink(path, target),
-            Self::Fifo(path) => layer.fifo(path),
-            Self::Device(path) => layer.char_device(path, 1, 3),
-            Self::Whiteout(path) => return layer.whiteout(path),
-            Self::Opaque(path) => return layer.opaque(path),
-            Self::Root(mode) => layer.dir("", *mode),
-            Self::Aside(name) => return layer.file(format!(".wh..wh.plnk/{name}"), *name),
-            Self::LinkAside(path, name) => return layer.hardlink(path, format!(".wh..wh.plnk/{name}")),
-        };
-        let layer = if nanoseconds == 0 { layer } else { layer.mtime(1_500_000_000, nanoseconds) };
-        let layer = layer.owner(owner, owner);
-        match xattr {
-            Some((name, value)) if matches!(self, Self::Dir(..) | Self::File(..) | Self::Root(_)) => layer.xattr(name, value),
-            _ => layer,
-        }
-    }
-}
+use crate::fuzz_properties::changes::Change;
+use crate::fuzz_properties::members::{Extra, Member, Power, Stack, TARGETS, XATTRS, XATTRS_OF_ROOT, layer, with_possible_links};
 
 pub(super) fn path() -> impl Strategy<Value = String> {
     // Few names and little depth: paths are to meet.
@@ -87,29 +15,7 @@ pub(super) fn path() -> impl Strategy<Value = String> {
 }
 
 pub(super) fn target() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec![
-        "a",
-        "b",
-        "c",
-        "a/b",
-        "b/a",
-        "/",
-        "..",
-        ".",
-        "../..",
-        "/a",
-        "/b",
-        "/b/a",
-        "/a/b/c",
-        "../a",
-        "../b",
-        "../c/a",
-        "a/../b",
-        "../../b/c",
-        "missing",
-        "/missing/a",
-        "b/..",
-    ])
+    prop::sample::select(TARGETS.to_vec())
 }
 
 fn member(power: Power) -> impl Strategy<Value = Member> {
@@ -132,52 +38,15 @@ fn member(power: Power) -> impl Strategy<Value = Member> {
 }
 
 fn members(power: Power, count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<(Member, Extra)>> {
-    let mut xattrs = vec![None, None, None, Some(("user.x", "1")), Some(("user.y", "")), Some(("user.overlay.opaque", "y"))];
+    let mut xattrs = XATTRS.to_vec();
     let mut owners = vec![0];
     if power == Power::Root {
-        xattrs.extend([
-            Some(("trusted.overlay.opaque", "y")),
-            Some(("trusted.overlay.redirect", "/a")),
-            Some(("trusted.x", "left out")),
-        ]);
+        xattrs.extend(XATTRS_OF_ROOT);
         owners.extend([0, 5]);
     }
     let extra = (0_u32..4, prop::sample::select(owners), prop::sample::select(xattrs));
     let extra = extra.prop_map(|(nanoseconds, owner, xattr)| Extra { nanoseconds, owner, xattr });
     vec((member(power), extra), count)
-}
-
-fn layer(members: &[(Member, Extra)]) -> Layer {
-    members.iter().fold(Layer::new(), |layer, (member, extra)| member.add_to(layer, *extra))
-}
-
-/// Hardlinks whose target a layer cannot have make it invalid, and most random ones are such. Those that the layer or one below names
-/// nowhere are left out, but for one in ten.
-fn with_possible_links(layers: Vec<Vec<(Member, Extra)>>) -> Vec<Vec<(Member, Extra)>> {
-    let mut named = std::collections::BTreeSet::new();
-    let mut aside = std::collections::BTreeSet::new();
-    let mut out = Vec::new();
-    for members in layers {
-        aside.clear();
-        for (member, _) in &members {
-            match member {
-                Member::File(path, ..) | Member::Symlink(path, _) | Member::Fifo(path) | Member::Device(path) => {
-                    named.insert(path.clone());
-                }
-                Member::Aside(name) => {
-                    aside.insert(*name);
-                }
-                _ => {}
-            }
-        }
-        let possible = |(index, (member, _)): &(usize, (Member, Extra))| match member {
-            Member::Hardlink(_, target) => named.contains(target) || index % 10 == 9,
-            Member::LinkAside(_, name) => aside.contains(name),
-            _ => true,
-        };
-        out.push(members.into_iter().enumerate().filter(possible).map(|(_, member)| member).collect());
-    }
-    out
 }
 
 /// One to five layers.
@@ -189,11 +58,34 @@ pub(super) fn stacks(power: Power) -> impl Strategy<Value = Stack> {
 /// A stack, a layer over it, and the same layer with its markers elsewhere in the tar.
 pub(super) fn with_markers_moved() -> impl Strategy<Value = (Stack, Layer, Layer)> {
     (stacks(Power::Root), members(Power::Root, 1..9), vec(any::<prop::sample::Index>(), 8)).prop_map(|(below, members, places)| {
-        let (markers, mut moved): (Vec<_>, Vec<_>) = members.iter().cloned().partition(|(member, _)| member.is_marker());
+        let (markers, mut moved): (Vec<_>, Vec<_>) =
+            members.iter().cloned().partition(|(member, _)| matches!(member, Member::Whiteout(_) | Member::Opaque(_)));
         for (marker, place) in markers.into_iter().zip(places) {
             let place = place.index(moved.len() + 1);
             moved.insert(place, marker);
         }
         (below, layer(&members), layer(&moved))
     })
+}
+
+pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        4 => (path(), prop::sample::select(vec!["", "x", "new"])).prop_map(|(path, content)| Change::Write(path, content)),
+        1 => path().prop_map(Change::Append),
+        1 => path().prop_map(Change::Truncate),
+        2 => path().prop_map(Change::Open),
+        3 => path().prop_map(Change::Mkdir),
+        4 => path().prop_map(Change::Remove),
+        3 => path().prop_map(Change::Remake),
+        3 => (path(), path()).prop_map(|(from, to)| Change::Rename(from, to)),
+        3 => (path(), path()).prop_map(|(from, to)| Change::Link(from, to)),
+        2 => (path(), target()).prop_map(|(path, target)| Change::Symlink(path, target)),
+        1 => path().prop_map(Change::Fifo),
+        // The root too.
+        2 => (prop_oneof![4 => path(), 1 => Just(String::new())], prop::sample::select(vec![0o600, 0o4711, 0o755])).prop_map(|(path, mode)| Change::Chmod(path, mode)),
+        2 => path().prop_map(Change::ChmodBack),
+        2 => (path(), 0_u32..3).prop_map(|(path, nanoseconds)| Change::Time(path, nanoseconds)),
+        1 => prop_oneof![3 => path(), 1 => Just(String::new())].prop_map(Change::Xattr),
+    ];
+    vec(change, 0..10)
 }

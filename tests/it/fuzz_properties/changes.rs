@@ -1,4 +1,4 @@
-//! Random changes to a mounted tree, as a container makes them.
+//! Changes to a mounted tree, as a container makes them.
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -6,14 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use proptest::collection::vec;
-use proptest::prelude::*;
-
-use super::stacks::{path, target};
-
 /// One thing that a container does. What cannot be done is not done.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Write(String, &'static str),
     Append(String),
     Truncate(String),
@@ -34,31 +29,9 @@ pub(super) enum Change {
     Xattr(String),
 }
 
-pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let change = prop_oneof![
-        4 => (path(), prop::sample::select(vec!["", "x", "new"])).prop_map(|(path, content)| Change::Write(path, content)),
-        1 => path().prop_map(Change::Append),
-        1 => path().prop_map(Change::Truncate),
-        2 => path().prop_map(Change::Open),
-        3 => path().prop_map(Change::Mkdir),
-        4 => path().prop_map(Change::Remove),
-        3 => path().prop_map(Change::Remake),
-        3 => (path(), path()).prop_map(|(from, to)| Change::Rename(from, to)),
-        3 => (path(), path()).prop_map(|(from, to)| Change::Link(from, to)),
-        2 => (path(), target()).prop_map(|(path, target)| Change::Symlink(path, target)),
-        1 => path().prop_map(Change::Fifo),
-        // The root too.
-        2 => (prop_oneof![4 => path(), 1 => Just(String::new())], prop::sample::select(vec![0o600, 0o4711, 0o755])).prop_map(|(path, mode)| Change::Chmod(path, mode)),
-        2 => path().prop_map(Change::ChmodBack),
-        2 => (path(), 0_u32..3).prop_map(|(path, nanoseconds)| Change::Time(path, nanoseconds)),
-        1 => prop_oneof![3 => path(), 1 => Just(String::new())].prop_map(Change::Xattr),
-    ];
-    vec(change, 0..10)
-}
-
 impl Change {
     /// Makes the change below `root`. Symlinks could lead out of it: nothing is done through one.
-    pub(super) fn make(&self, root: &Path) {
+    pub(crate) fn make(&self, root: &Path) {
         let _ = self.try_make(root);
     }
 
