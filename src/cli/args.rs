@@ -37,6 +37,9 @@ pub(super) struct Global {
     /// How trees are kept and stacked; fixed when the store is made
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "BACKEND", default_value = "auto")]
     pub(super) backend: BackendName,
+    /// Also on a file system of the network, where two processes that use the store at once can destroy it
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub(super) any_file_system: bool,
     /// One JSON document on standard output; an error as one JSON object on standard error
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,

@@ -8,7 +8,7 @@ use super::progress::Watch;
 use super::unshare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Context, Report};
-use crate::store::{BackendChoice, Store, StoreOptions};
+use crate::store::{BackendChoice, FileSystems, Store, StoreOptions};
 use crate::tree::Ids;
 
 /// The store that a command works on.
@@ -31,7 +31,8 @@ impl<'a> Session<'a> {
             IdsName::Exact => Ids::Exact,
             IdsName::Squash => Ids::Squash,
         };
-        let store = Store::open_with(&StoreOptions::new(root).backend(backend).ids(ids))?;
+        let file_systems = if global.any_file_system { FileSystems::Any } else { FileSystems::Safe };
+        let store = Store::open_with(&StoreOptions::new(root).backend(backend).ids(ids).file_systems(file_systems))?;
         tracing::debug!(store = %store.root().display(), backend = store.backend().name(), reason = store.backend_reason(), "opened");
         Ok(Self { store, output })
     }

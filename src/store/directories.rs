@@ -46,6 +46,12 @@ impl Home {
         }
     }
 
+    /// Whether the lock that is held here keeps others out.
+    pub(super) fn excludes(&self) -> Result<bool> {
+        let another = Flock::attempt(inode::reopen(&self.root)?, Sharing::Exclusive)?;
+        Ok(another.is_err())
+    }
+
     /// Opens a directory of the store, and makes it where it is missing.
     pub(super) fn directory(&self, name: &str) -> Result<Dir> {
         let name = name.as_bytes();

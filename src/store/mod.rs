@@ -56,7 +56,7 @@ pub use image::{Image, ImageConfig, Layer, Platform};
 pub use import::{ImportOptions, Imported};
 pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};
 pub use leases::{LeaseInfo, LeaseOptions};
-pub use open::{BackendChoice, StoreOptions};
+pub use open::{BackendChoice, FileSystems, StoreOptions};
 pub use prepare::PrepareOptions;
 pub use source::ImageSource;
 pub use update::LabelUpdate;

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::{DATABASE, Metadata, StoreRow};
 use crate::sys::flock::Sharing;
-use crate::sys::{Dir, boot};
+use crate::sys::{Dir, boot, network};
 use crate::tar::Limits;
 use crate::tree::Ids;
 
@@ -31,6 +31,17 @@ pub enum BackendChoice {
     Custom(Arc<dyn Backend>),
 }
 
+/// On which file systems a store is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileSystems {
+    /// Where the kernel's locks hold for everybody who could write to the store.
+    #[default]
+    Safe,
+    /// On any. Where other machines have the file system too, or locks exclude nobody, two processes can destroy the store: the caller
+    /// sees to it that one alone uses it at a time.
+    Any,
+}
+
 /// How a store is opened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -44,12 +55,20 @@ pub struct StoreOptions {
     pub ids: Ids,
     /// What a layer may ask for. Figures that no honest image meets by default.
     pub limits: Limits,
+    /// On which file systems. Where it is safe by default: not on those of the network.
+    pub file_systems: FileSystems,
 }
 
 impl StoreOptions {
     /// A store in this directory, everything else as by default.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), backend: BackendChoice::Auto, ids: Ids::default(), limits: Limits::default() }
+        Self {
+            root: root.into(),
+            backend: BackendChoice::Auto,
+            ids: Ids::default(),
+            limits: Limits::default(),
+            file_systems: FileSystems::default(),
+        }
     }
 
     /// With this backend.
@@ -63,6 +82,13 @@ impl StoreOptions {
     #[must_use]
     pub fn ids(mut self, ids: Ids) -> Self {
         self.ids = ids;
+        self
+    }
+
+    /// On these file systems.
+    #[must_use]
+    pub fn file_systems(mut self, file_systems: FileSystems) -> Self {
+        self.file_systems = file_systems;
         self
     }
 
@@ -103,8 +129,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `PermissionDenied` for a directory that cannot be written, and for a store that belongs to another user, whoever asks; `Unsupported` where the file system or the system cannot do what the
-    /// backend needs; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
+    /// `PermissionDenied` for a directory that cannot be written, and for a store that belongs to another user, whoever asks;
+    /// `Unsupported` where the file system or the system cannot do what the backend needs, or the file system is one that no store is
+    /// [safe](FileSystems) on; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
     /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
     pub fn open_with(options: &StoreOptions) -> Result<Self> {
         let path = std::path::absolute(&options.root).map_err(|error| Error::io("open store", error).at(&options.root))?;
@@ -125,6 +152,14 @@ impl Store {
 }
 
 fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Store>> {
+    if options.file_systems == FileSystems::Safe
+        && let Err(error) = check_file_system(&home, path)
+    {
+        if home.alone {
+            home.take_back();
+        }
+        return Err(error);
+    }
     if home.root.stat(DATABASE.as_bytes())?.is_some() {
         let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
         if metadata.is_made()? {
@@ -143,6 +178,23 @@ fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Sto
             Err(error.at(path))
         }
     }
+}
+
+/// Refuses a file system on which the locks of one process say nothing to another.
+fn check_file_system(home: &Home, path: &Path) -> Result<()> {
+    let refused = |reason: String| {
+        Error::new(ErrorKind::Unsupported, "open store")
+            .at(path)
+            .because(reason)
+            .with_hint("put the store on a disk of this machine; where one process alone will ever use it: --any-file-system")
+    };
+    if let Some(name) = network::shared_between_machines(&home.root) {
+        return Err(refused(format!("other machines may have the file system ({name}) too, and no lock tells them of each other")));
+    }
+    if !home.excludes()? {
+        return Err(refused("the file system grants a lock twice".to_owned()));
+    }
+    Ok(())
 }
 
 /// Makes a store in a directory that is held alone. The backend is found before there is a database: most of what can fail does so

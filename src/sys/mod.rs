@@ -16,6 +16,7 @@ pub(crate) mod ids;
 pub(crate) mod inode;
 pub(crate) mod mount;
 pub(crate) mod namespace;
+pub(crate) mod network;
 pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod reserve;

@@ -22,6 +22,8 @@ mod crash;
 #[cfg(feature = "testing")]
 mod foreign;
 #[cfg(feature = "testing")]
+mod formats;
+#[cfg(feature = "testing")]
 mod full_disk;
 mod fuzz_properties;
 mod fuzz_replay;

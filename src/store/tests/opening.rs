@@ -183,3 +183,10 @@ fn many_who_open_at_once_open_one_store() {
     open(&directory, &fake).unwrap().walk(&Filter::all(), |_| Ok(count += 1)).unwrap();
     assert_eq!(count, 8);
 }
+
+#[test]
+fn a_lock_that_keeps_nobody_out_would_be_noticed() {
+    let store = Scratch::new();
+    let home = crate::store::directories::Home::open(&store.path(""), crate::sys::flock::Sharing::Shared).unwrap();
+    assert!(home.excludes().unwrap());
+}

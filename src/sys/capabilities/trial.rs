@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::CloneFlags;
 use nix::unistd::ForkResult;
-use rustix::fs::{Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::{Api, FsContext, clone_mount, is_read_only, legacy, map_owners};
+use crate::sys::network::mounted_as;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 
 /// How the names of directories for trials begin.
@@ -246,15 +247,8 @@ impl Drop for NamespaceChild {
 /// The name of the file system by its mount, or its number where the mount table is not to be had.
 pub(crate) fn file_system(scratch: &Scratch) -> String {
     let number = || rustix::fs::fstatfs(scratch.dir()).map_or_else(|_| "unknown".to_owned(), |stat| format!("{:#x}", stat.f_type));
-    let mount = rustix::fs::statx(scratch.dir(), c"", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
-    let id = mount.ok().filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id.to_string());
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-    let named = table.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        (mount.split(' ').next() == id.as_deref()).then(|| file_system.split(' ').next().unwrap_or_default().to_owned())
-    });
     // A mount that is attached nowhere stands in no table.
-    named.unwrap_or_else(|| if is_overlay(scratch.dir()) { "overlay".to_owned() } else { number() })
+    mounted_as(scratch.dir()).unwrap_or_else(|| if is_overlay(scratch.dir()) { "overlay".to_owned() } else { number() })
 }
 
 fn is_overlay(dir: impl AsFd) -> bool {
