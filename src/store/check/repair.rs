@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::findings::Amendment;
 use super::structure::{is_proven, reason};
-use super::trees::without_limits;
+use super::trees::{gives, is_of_stream, without_limits};
 use super::{Check, OP, Remedy, Seen};
 use crate::content::Blob;
 use crate::digest::DiffId;
@@ -101,7 +101,8 @@ impl Check<'_> {
             let Ok(Some(blob)) = self.store.content().blob(&kept.digest) else { continue };
             match self.remake(tree, &row, &diff_id, &chain, &blob, ids) {
                 Ok(()) => return Ok(Ok(())),
-                Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::NoSpace) => return Err(error),
+                // Bytes that are the layer are not what stood in the way.
+                Err(error) if !is_of_stream(&error) || gives(&blob, &diff_id, self.cx) => return Err(error),
                 Err(error) => hindrance = format!("its blob does not give the layer ({})", reason(&error)),
             }
         }

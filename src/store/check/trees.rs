@@ -289,8 +289,7 @@ impl Check<'_> {
             }
             // Either the bytes are not the layer, or they are, and the facts are not those that it can be applied with.
             Err(error) if is_of_stream(&error) => {
-                let is_layer =
-                    diff_id_of(blob, job.diff_id.0.algorithm(), &without_limits(), &quiet).is_ok_and(|found| found == job.diff_id);
+                let is_layer = gives(blob, &job.diff_id, &quiet);
                 return Ok(if is_layer { Verdict::BadFacts(reason(&error)) } else { Verdict::Unproven });
             }
             Err(error) => return Err(error),
@@ -353,9 +352,14 @@ fn wrong_row(row: &TreeRow, applied: &Applied) -> Option<String> {
 }
 
 /// Whether an error is one of bytes that are not the layer's.
-fn is_of_stream(error: &Error) -> bool {
+pub(super) fn is_of_stream(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidLayer | ErrorKind::DigestMismatch | ErrorKind::LimitExceeded | ErrorKind::Corrupt)
         || error.raw_os_error() == Some(libc::EIO)
+}
+
+/// Whether a blob decompresses to a layer.
+pub(super) fn gives(blob: &Blob, diff_id: &DiffId, cx: &Context<'_>) -> bool {
+    diff_id_of(blob, diff_id.0.algorithm(), &without_limits(), cx).is_ok_and(|found| found == *diff_id)
 }
 
 /// It was let in already.
