@@ -39,4 +39,6 @@ mod model;
 mod real;
 mod sandbox;
 mod support;
+#[cfg(feature = "testing")]
+mod system_calls;
 mod tar_peers;

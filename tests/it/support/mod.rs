@@ -4,6 +4,8 @@ mod disk;
 mod sandbox;
 mod tools;
 #[cfg(feature = "testing")]
+pub(crate) mod tracer;
+#[cfg(feature = "testing")]
 pub(crate) mod work;
 
 pub(crate) use disk::Disk;

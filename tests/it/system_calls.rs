@@ -1,0 +1,354 @@
+//! Every verb, killed at every system call that changes something, and with every such call failing: afterwards the store is whole, what
+//! was there is there, the same verb then does its work, and a collection leaves exactly what a run without trouble leaves.
+//!
+//! The ordinary run takes three calls of each verb at random; `PLYWOOD_TEST_LONG=N` takes N, `PLYWOOD_TEST_LONG=all` each, with every
+//! error. `PLYWOOD_TEST_SEED=N` repeats a run's choices.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use plywood::compression::Compression;
+use plywood::snapshot::{Key, Name};
+use plywood::store::{BackendChoice, CheckOptions, Filter, ImageSource, ImportOptions, Store, StoreOptions};
+use plywood::testing::{Image, Layer};
+use plywood::{Context, Error, ErrorKind, Result};
+
+use crate::support::tracer::{self, At, Traced};
+use crate::support::work::{Dice, chain, seed};
+use crate::support::{Disk, Sandbox, is_root, skip};
+
+/// Tells the process that is to be traced where the store is, and what to do in it.
+const DOES: &str = "PLYWOOD_TEST_TRACED";
+
+/// What is done under trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Import,
+    Prepare,
+    View,
+    Commit,
+    Diff,
+    Remove,
+    Gc,
+    Repair,
+    Export,
+}
+
+const VERBS: [Verb; 9] =
+    [Verb::Import, Verb::Prepare, Verb::View, Verb::Commit, Verb::Diff, Verb::Remove, Verb::Gc, Verb::Repair, Verb::Export];
+
+fn image(number: u8) -> Image {
+    let base =
+        Layer::new().dir("", 0o755).dir("etc", 0o755).file("etc/motd", "hello").file("etc/old", "old").symlink("lib", "usr/lib");
+    let top = Layer::new()
+        .file("usr/lib/large", vec![number; 40_000])
+        .mode(0o4755)
+        .hardlink("same", "etc/motd")
+        .whiteout("etc/old")
+        .xattr("user.kind", "none");
+    Image::new().env(&format!("N={number}")).layer(base, Compression::Gzip).layer(top, Compression::None)
+}
+
+fn name_of(number: u8) -> Name {
+    Name::from(&image(number).chain_id().unwrap())
+}
+
+fn open(directory: &Path) -> Result<Store> {
+    Store::open(directory.join("store"))
+}
+
+fn import(store: &Store, directory: &Path, number: u8) -> Result<()> {
+    let layout = directory.parent().unwrap().join(format!("image {number}"));
+    let options = ImportOptions::default().reference(format!("image {number}"));
+    store.import(ImageSource::path(layout), &options, &Context::default()).map(drop)
+}
+
+fn writable(store: &Store, key: &str) -> PathBuf {
+    let mount = store.mounts(key).unwrap();
+    let upper = mount.options().unwrap().iter().find_map(|option| option.strip_prefix("upperdir=").map(PathBuf::from));
+    upper.unwrap_or_else(|| mount.source())
+}
+
+impl Verb {
+    /// Makes the store in which it is done.
+    fn set_up(self, directory: &Path, backend: &BackendChoice) {
+        let store = Store::open_with(&StoreOptions::new(directory.join("store")).backend(backend.clone())).unwrap();
+        let cx = Context::default();
+        import(&store, directory, 1).unwrap();
+        store.prepare(&Key::new("box").unwrap(), Some(&name_of(1)), &Default::default()).unwrap();
+        fs::write(writable(&store, "box").join("data"), vec![7; 9000]).unwrap();
+        store.prepare(&Key::new("old").unwrap(), Some(&name_of(1)), &Default::default()).unwrap();
+        store.commit(&Name::new("kept").unwrap(), &Key::new("old").unwrap(), &Default::default()).unwrap();
+        match self {
+            Self::Gc => {
+                import(&store, directory, 2).unwrap();
+                store.untag("image 2").unwrap();
+                store.prepare(&Key::new("gone").unwrap(), Some(&name_of(1)), &Default::default()).unwrap();
+                store.remove("gone").unwrap();
+            }
+            Self::Repair => {
+                for tree in fs::read_dir(directory.join("store/trees")).unwrap() {
+                    let path = tree.unwrap().path().join("fs/usr/lib/large");
+                    if path.exists() {
+                        fs::write(path, "rotten").unwrap();
+                    }
+                }
+                assert!(!store.check(&CheckOptions::default().full(), &cx).unwrap().is_sound());
+            }
+            _ => {}
+        }
+    }
+
+    fn perform(self, store: &Store, directory: &Path) -> Result<()> {
+        let cx = Context::default();
+        match self {
+            Self::Import => import(store, directory, 2),
+            Self::Prepare => store.prepare(&Key::new("new")?, Some(&Name::new("kept")?), &Default::default()).map(drop),
+            Self::View => store.view(&Key::new("new")?, Some(&name_of(1)), &Default::default()).map(drop),
+            Self::Commit => store.commit(&Name::new("boxed")?, &Key::new("box")?, &Default::default()).map(drop),
+            Self::Diff => {
+                let file = fs::File::create(directory.join("diff")).map_err(|error| Error::io("open", error))?;
+                store.diff("kept", file, &Default::default(), &cx).map(drop)
+            }
+            Self::Remove => store.remove("box").and_then(|()| store.empty_trash(&cx)).map(drop),
+            Self::Gc => store.gc(&Default::default(), &cx).map(drop),
+            Self::Repair => {
+                let outcome = store.check(&CheckOptions::default().full().repair(), &cx)?;
+                assert!(outcome.is_sound(), "{:?}", outcome.findings);
+                Ok(())
+            }
+            Self::Export => store.export("image 1", &directory.join("layout"), &Default::default(), &cx).map(drop),
+        }
+    }
+
+    /// The same once more: what was done already is done.
+    fn again(self, store: &Store, directory: &Path) {
+        match self.perform(store, directory) {
+            Err(error) if self.is_done_already(&error) => {}
+            done => done.unwrap_or_else(|error| panic!("{self:?} again: {}", chain(&error))),
+        }
+    }
+
+    fn is_done_already(self, error: &Error) -> bool {
+        match self {
+            Self::Prepare | Self::View | Self::Commit => error.kind() == ErrorKind::AlreadyExists,
+            Self::Remove => error.kind() == ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
+    /// What is there whatever happens to it.
+    fn keeps(self) -> &'static [&'static str] {
+        match self {
+            Self::Remove | Self::Commit => &["kept"],
+            _ => &["kept", "box"],
+        }
+    }
+}
+
+/// What a store holds, in names and numbers.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    snapshots: BTreeMap<String, String>,
+    images: Vec<String>,
+    /// How many names each directory has.
+    counts: BTreeMap<&'static str, usize>,
+}
+
+fn shape(store: &Store) -> Shape {
+    let mut snapshots = BTreeMap::new();
+    store
+        .walk(&Filter::all(), |info| {
+            snapshots.insert(info.name, info.kind.to_string());
+            Ok(())
+        })
+        .unwrap();
+    let images = store.images().unwrap().into_iter().map(|image| image.reference).collect();
+    let places = ["trees", "blobs/sha256", "blobs/sha512", "ingest", "lost+found"];
+    let count = |place| fs::read_dir(store.root().join(place)).map(Iterator::count).unwrap_or_default();
+    Shape { snapshots, images, counts: places.map(|place| (place, count(place))).into() }
+}
+
+/// Not a test of its own: what the others trace.
+#[test]
+fn performs() {
+    let Ok(text) = std::env::var(DOES) else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let (directory, verb) = text.split_once('\n').unwrap();
+    let directory = Path::new(directory);
+    let verb = VERBS.into_iter().find(|known| format!("{known:?}") == verb).unwrap();
+    let store = open(directory).unwrap();
+    tracer::be_traced();
+    let done = verb.perform(&store, directory);
+    drop(store);
+    match done {
+        Ok(()) => println!("\nDONE"),
+        Err(error) => println!("\nFAILED {}", chain(&error)),
+    }
+}
+
+/// One run of a verb in a copy of its store.
+struct Run {
+    directory: PathBuf,
+    traced: Traced,
+    said: String,
+}
+
+struct Stage {
+    verb: Verb,
+    backend: BackendChoice,
+    temporary: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new(verb: Verb, backend: BackendChoice) -> Self {
+        let stage = Self { verb, backend, temporary: tempfile::tempdir().unwrap() };
+        for number in [1, 2] {
+            image(number).write_layout(stage.temporary.path().join(format!("image {number}")), "latest").unwrap();
+        }
+        fs::create_dir(stage.template()).unwrap();
+        verb.set_up(&stage.template(), &stage.backend);
+        stage
+    }
+
+    fn template(&self) -> PathBuf {
+        self.temporary.path().join("template")
+    }
+
+    fn run(&self, at: At) -> Run {
+        let directory = self.temporary.path().join("run");
+        let _ = fs::remove_dir_all(&directory);
+        let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(self.template()).arg(&directory).status().unwrap();
+        assert!(copied.success());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "system_calls::performs", "--nocapture"])
+            .env(DOES, format!("{}\n{:?}", directory.display(), self.verb))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let traced = tracer::follow(&child, at);
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        Run { directory, traced, said }
+    }
+
+    /// Nothing but the process is gone; all else is as it was, or as it was to be.
+    fn assert_recovers(&self, run: &Run, expected: &Shape, told: &str) {
+        let verb = self.verb;
+        let store = open(&run.directory).unwrap_or_else(|error| panic!("{told}: open: {}", chain(&error)));
+        let check = |options: &CheckOptions| {
+            let outcome =
+                store.check(options, &Context::default()).unwrap_or_else(|error| panic!("{told}: check: {}", chain(&error)));
+            outcome.findings.iter().filter(|finding| finding.stays()).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        if verb != Verb::Repair {
+            assert_eq!(check(&CheckOptions::default().full()), [""; 0], "{told}");
+        }
+        for name in verb.keeps() {
+            store.stat(name).unwrap_or_else(|error| panic!("{told}: {}", chain(&error)));
+        }
+        assert_eq!(store.images().unwrap().iter().filter(|image| image.reference == "image 1").count(), 1, "{told}");
+        verb.again(&store, &run.directory);
+        store.gc(&Default::default(), &Context::default()).unwrap_or_else(|error| panic!("{told}: gc: {}", chain(&error)));
+        assert_eq!(check(&CheckOptions::default().full()), [""; 0], "{told}");
+        assert_eq!(&shape(&store), expected, "{told}");
+    }
+}
+
+fn mounts() -> usize {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+/// How many calls of each verb are taken; `None` for all.
+fn how_many() -> Option<u64> {
+    match std::env::var("PLYWOOD_TEST_LONG") {
+        Ok(text) if text == "all" => None,
+        Ok(text) => Some(text.parse().unwrap()),
+        Err(_) => Some(3),
+    }
+}
+
+/// The numbers of the calls to be taken.
+fn sample(count: usize, dice: &mut Dice) -> Vec<usize> {
+    match how_many() {
+        None => (0..count).collect(),
+        Some(some) => (0..some).map(|_| dice.below(count as u64) as usize).collect(),
+    }
+}
+
+/// Runs each verb on both backends; `trouble` says what happens at the Nth call.
+fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
+    if let Err(reason) = tracer::available() {
+        return skip("system_calls", &reason);
+    }
+    let mut dice = Dice::new(seed());
+    let before = mounts();
+    for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
+        for verb in VERBS {
+            let stage = Stage::new(verb, backend.clone());
+            let counted = stage.run(At::Nothing);
+            assert!(counted.said.contains("\nDONE"), "{verb:?}: {}", counted.said);
+            let calls = counted.traced.calls.clone();
+            let expected = {
+                let store = open(&counted.directory).unwrap();
+                store.gc(&Default::default(), &Context::default()).unwrap();
+                shape(&store)
+            };
+            let mut ignored = BTreeMap::<String, usize>::new();
+            let mut runs = 0;
+            for number in sample(calls.len(), &mut dice) {
+                for at in trouble(number, &mut dice) {
+                    let run = stage.run(at);
+                    let call = run.traced.calls.get(number).copied().unwrap_or("none");
+                    let told = format!("{backend:?} {verb:?} {at:?} {call} of {}: {}", calls.len(), run.said);
+                    match at {
+                        At::Kill(_) => assert!(run.traced.status.is_none() || run.traced.calls.len() <= number, "{told}"),
+                        _ => assert_eq!(run.traced.status, Some(0), "{told}"),
+                    }
+                    if let At::Fail(_, error) = at {
+                        assert!(run.said.contains("\nDONE") || run.said.contains("\nFAILED"), "{told}");
+                        if run.said.contains("\nDONE") {
+                            *ignored.entry(format!("{call} {error:?}")).or_default() += 1;
+                        }
+                    }
+                    stage.assert_recovers(&run, &expected, &told);
+                    assert_eq!(mounts(), before, "{told}");
+                    runs += 1;
+                }
+            }
+            println!("{backend:?} {verb:?}: {} calls, {runs} runs; done in spite of a failed {ignored:?}", calls.len());
+        }
+    }
+    let loops = fs::read_dir("/sys/block").unwrap().filter(|block| {
+        let backing = block.as_ref().unwrap().path().join("loop/backing_file");
+        fs::read_to_string(backing).is_ok_and(|file| file.contains("/run/store"))
+    });
+    assert_eq!(loops.count(), 0, "loop devices");
+}
+
+fn sandbox() -> Sandbox {
+    if is_root() { Sandbox::root().disk(Disk::Ext4) } else { Sandbox::user_namespace() }
+}
+
+const ERRORS: [Errno; 5] = [Errno::ENOSPC, Errno::EIO, Errno::EMFILE, Errno::EINTR, Errno::EDQUOT];
+
+#[test]
+fn whoever_is_killed_at_any_call_leaves_a_whole_store() {
+    sandbox().run(|| everywhere(|number, _| vec![At::Kill(number)]));
+}
+
+#[test]
+fn a_call_that_fails_is_an_error_and_leaves_a_whole_store() {
+    sandbox().run(|| {
+        everywhere(|number, dice| match how_many() {
+            Some(_) => vec![At::Fail(number, ERRORS[dice.below(ERRORS.len() as u64) as usize])],
+            None => ERRORS.map(|error| At::Fail(number, error)).to_vec(),
+        });
+    });
+}
