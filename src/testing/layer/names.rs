@@ -54,6 +54,9 @@ impl Layer {
 impl Header {
     /// `None` for aufs's own files.
     fn entry(&self) -> std::result::Result<Option<Entry>, &'static str> {
+        if self.node() == Err(UNKNOWN) {
+            return Err(UNKNOWN);
+        }
         let path = EntryPath::parse(&self.name).map_err(|_| "the name has a component \"..\" or a NUL byte")?;
         let parent = path.parent().unwrap_or_default();
         let mut aside = false;
@@ -72,7 +75,6 @@ impl Header {
             Some(_) if aside => return Ok(None),
             Some(b".wh..opq") => (parent, Change::Opaque),
             Some(aufs) if aufs.starts_with(b".wh.") => return Ok(None),
-            Some(_) if self.node() == Err(UNKNOWN) => return Err(UNKNOWN),
             Some(hidden) => (parent.join(hidden).map_err(|_| "a whiteout of no name")?, Change::Whiteout),
         };
         if path.is_root() && matches!(&change, Change::Upsert { node, .. } if *node != Node::Directory) {
