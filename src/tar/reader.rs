@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Read;
 
 use super::fault::Fault;
+use super::header::Dialect;
 use super::member::{Extensions, Member};
 use super::source::{OP, Source};
 use super::sparse::{self, MapReader, PaxSparse, Segment};
@@ -212,6 +213,10 @@ impl<'a, R: Read> Reader<'a, R> {
             header::verify(&block).map_err(|fault| self.fault(fault))?;
             self.name = Some(header::short_name(&block).to_vec());
             let header = header::decode(&mut block).map_err(|fault| self.fault(fault))?;
+            if matches!(header.flag, b'g' | b'x' | b'L' | b'K') && header.dialect == Dialect::V7 {
+                // Go, GNU tar and libarchive go by the flag alone; the crates of Rust take it for a member.
+                return Err(self.fault(Fault::new("an extension header in a v7 header")));
+            }
             match header.flag {
                 b'g' => self.global(&header, &extensions)?,
                 b'x' => {

@@ -92,6 +92,7 @@ fn headers() -> Vec<(&'static str, Case)> {
         ("a device in a v7 header has no numbers", case([Block::v7("n", b'3').seal()])),
         ("the size is negative", case([file().at(124, [0xff; 12]).seal()])),
         ("the header's checksum is wrong", case([vec![1; 512]]).name(None)),
+        ("an extension header in a v7 header", case([Block::v7("n", b'L').body("x")])),
         ("a name prefix in a header that is not ustar", case([Block::v7("n", b'0').prefix("p").seal()])),
         ("a name prefix that ustar and star read differently", case([file().prefix("p".repeat(140)).at(508, "tar\0").seal()])),
         ("the mode is negative", case([file().at(100, [0xff; 8]).seal()])),

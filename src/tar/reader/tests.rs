@@ -86,6 +86,15 @@ fn every_dialect_is_read() {
 }
 
 #[test]
+fn an_extension_header_that_only_some_readers_see_is_refused() {
+    // By the flag alone it is one, by the magic a member.
+    for flag in *b"gxLK" {
+        invalid(&[Block::v7("n", flag).body("13 comment=x\n"), Block::ustar("x", b'0').seal()]);
+        one(&[Block::ustar("n", flag).body("13 comment=x\n"), Block::ustar("x", b'0').seal()]);
+    }
+}
+
+#[test]
 fn a_prefix_that_only_some_readers_see_is_refused() {
     invalid(&[Block::v7("n", b'0').prefix("p").seal()]);
     invalid(&[Block::v7("n", b'0').at(257, "ustar9\0\0").prefix("p").seal()]);
