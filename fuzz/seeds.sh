@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/corpus"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p apply_diff apply_model decompress identifiers import_image member_names readers_agree tar_extensions tar_members tar_reader
+ln -sfn apply_model import_model
 
 mkdir -p "$work/tree/d"
 cd "$work/tree"

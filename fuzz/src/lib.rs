@@ -8,13 +8,14 @@ use nix::sched::{CloneFlags, unshare};
 #[path = "../../tests/it/fuzz_properties/mod.rs"]
 mod properties;
 
-use properties::images::{self, Images};
+use properties::images::{self, Images, Stores};
 use properties::members::Power;
 use properties::trees::{self, Trees};
 
 static POWER: OnceLock<Power> = OnceLock::new();
 static TREES: OnceLock<Trees> = OnceLock::new();
 static IMAGES: OnceLock<Images> = OnceLock::new();
+static STORES: OnceLock<Stores> = OnceLock::new();
 
 /// For targets that make files: a mount namespace of the process's own, with its own memory where temporary files go. It all goes with
 /// the process. Whoever is not root becomes root of a user namespace. Called before there are threads.
@@ -59,6 +60,11 @@ pub fn apply_diff(data: &[u8]) -> bool {
 /// See [`images::import_image`].
 pub fn import_image(data: &[u8]) -> bool {
     images::import_image(IMAGES.get_or_init(Images::new), data)
+}
+
+/// See [`images::import_model`].
+pub fn import_model(data: &[u8]) -> bool {
+    images::import_model(STORES.get_or_init(|| Stores::new(power())), data)
 }
 
 macro_rules! targets {

@@ -73,7 +73,7 @@ fn kept_differences_between_readers_are_there() {
 mod with_literals {
     use super::replay;
     use crate::conformance::{MEMORY, user_namespace};
-    use crate::fuzz_properties::images::{self, Images};
+    use crate::fuzz_properties::images::{self, Images, Stores};
     use crate::fuzz_properties::members::Power;
     use crate::fuzz_properties::names;
     use crate::fuzz_properties::trees::{self, Trees};
@@ -110,6 +110,15 @@ mod with_literals {
         Sandbox::root().disk(MEMORY).run(|| {
             let trees = Trees::new(Power::Root);
             replay("apply_diff", |data| trees::apply_diff(&trees, data), 10);
+        });
+    }
+
+    /// The stacks of `apply_model` as images.
+    #[test]
+    fn import_model() {
+        Sandbox::root().disk(MEMORY).run(|| {
+            let stores = Stores::new(Power::Root);
+            replay("import_model", |data| images::import_model(&stores, data), 10);
         });
     }
 

@@ -8,12 +8,16 @@ use std::path::Path;
 use arbitrary::Unstructured;
 use plywood::compression::{Compression, Encoder};
 use plywood::digest::{Algorithm, Digest};
+use plywood::snapshot::Name;
 use plywood::store::{BackendChoice, Filter, ImageSource, ImportOptions, Store};
 use plywood::tar::Limits;
-use plywood::testing::{Layer, TemporaryStore, temporary_directory};
+use plywood::testing::conformance::show;
+use plywood::testing::{Image, Layer, TemporaryDirectory, TemporaryStore, Tree, model, temporary_directory};
+use plywood::tree::Access;
 use plywood::{Context, ErrorKind};
 
 use super::members::{self, Power};
+use super::trees::explained;
 
 const FILES_MAX: usize = 12;
 /// Digests, sizes and diff ids of the files before, in a file's text: high nibbles, the file's number below.
@@ -89,22 +93,69 @@ impl Images {
     pub(crate) fn new() -> Self {
         Self(Store::temporary_with(|options| options.backend(BackendChoice::Copy)).unwrap())
     }
+}
 
-    /// Takes everything away; nothing may be left of it.
-    fn empty(&self) {
-        for image in self.0.images().unwrap() {
-            self.0.untag(&image.reference).unwrap();
-        }
-        self.0.gc(&Default::default(), &Context::default()).unwrap();
-        let mut left = BTreeSet::new();
-        self.0.walk(&Filter::all(), |info| Ok(_ = left.insert(info.name))).unwrap();
-        for place in ["trees", "blobs/sha256", "blobs/sha512", "ingest", "lost+found"] {
-            let names = fs::read_dir(self.0.root().join(place)).into_iter().flatten();
-            left.extend(names.map(|name| format!("{place}/{}", name.unwrap().file_name().display())));
-        }
-        left.remove("trees/0");
-        assert_eq!(left, BTreeSet::new());
+/// Takes everything away; nothing may be left of it.
+fn empty(store: &Store) {
+    for image in store.images().unwrap() {
+        store.untag(&image.reference).unwrap();
     }
+    store.gc(&Default::default(), &Context::default()).unwrap();
+    let mut left = BTreeSet::new();
+    store.walk(&Filter::all(), |info| Ok(_ = left.insert(info.name))).unwrap();
+    for place in ["trees", "blobs/sha256", "blobs/sha512", "ingest", "lost+found"] {
+        let names = fs::read_dir(store.root().join(place)).into_iter().flatten();
+        left.extend(names.map(|name| format!("{place}/{}", name.unwrap().file_name().display())));
+    }
+    left.remove("trees/0");
+    assert_eq!(left, BTreeSet::new());
+}
+
+/// A store of each backend, and a place to mount at.
+pub(crate) struct Stores {
+    power: Power,
+    stores: [TemporaryStore; 2],
+    at: TemporaryDirectory,
+}
+
+impl Stores {
+    pub(crate) fn new(power: Power) -> Self {
+        let open = |backend| Store::temporary_with(|options| options.backend(backend)).unwrap();
+        let stores = [BackendChoice::Copy, BackendChoice::Overlay].map(open);
+        Self { power, stores, at: temporary_directory().unwrap() }
+    }
+}
+
+/// A stack of layers as one image, whose layers are unpacked side by side: each store shows the model's tree, and refuses what the model
+/// refuses.
+pub(crate) fn import_model(stores: &Stores, data: &[u8]) -> bool {
+    let stack = members::stack(&mut Unstructured::new(data), stores.power);
+    explained(&stack, || {
+        let expected = model::fold(&stack.0);
+        if expected.as_ref().is_err_and(|invalid| invalid.contradictory) {
+            return false;
+        }
+        let image = stack.0.iter().fold(Image::new(), |image, layer| image.layer(layer.clone(), Compression::None));
+        let archive = image.docker_archive(&["stack:latest"]);
+        for store in &stores.stores {
+            let name = store.backend().name();
+            match (store.import(ImageSource::reader(archive.as_slice()), &ImportOptions::default(), &Context::default()), &expected)
+            {
+                (Ok(_), Ok(tree)) => {
+                    let top = image.chain_id().map(|chain_id| Name::from(&chain_id));
+                    let shown = show(store, top.as_ref(), stores.at.path(), Access::ReadOnly).unwrap();
+                    let lines = tree.difference(&Tree::read(stores.at.path()).unwrap());
+                    assert!(lines.is_empty(), "{name}: not the model's tree:\n  {}", lines.join("\n  "));
+                    drop(shown);
+                }
+                (Err(error), Err(_)) => assert_eq!(error.kind(), ErrorKind::InvalidLayer, "{name}: {error}"),
+                (Ok(_), Err(invalid)) => panic!("{name} accepts what the model refuses: {invalid:?}"),
+                (Err(error), Ok(_)) => panic!("{name} refuses what the model accepts: {error}"),
+            }
+            empty(store);
+        }
+        expected.is_ok()
+    })
 }
 
 fn limits() -> Limits {
@@ -148,7 +199,7 @@ pub(crate) fn import_image(images: &Images, data: &[u8]) -> bool {
             assert!(images.0.images().unwrap().is_empty(), "a failed import left an image");
         }
     }
-    images.empty();
+    empty(&images.0);
     accepted
 }
 

@@ -177,7 +177,7 @@ fn build(chains: &mut [Chain<'_>], layers: &[Layer]) -> Option<Vec<Tree>> {
 }
 
 /// A failure shows the stack as it would stand in a test's source.
-fn explained<T>(stack: &dyn std::fmt::Debug, work: impl FnOnce() -> T) -> T {
+pub(super) fn explained<T>(stack: &dyn std::fmt::Debug, work: impl FnOnce() -> T) -> T {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         eprintln!("{stack:?}");
         std::panic::resume_unwind(panic)
