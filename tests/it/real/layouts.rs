@@ -82,6 +82,8 @@ fn directories(folder: &Path) -> Vec<PathBuf> {
 /// What GNU tar extracts from a layer.
 pub(super) fn gnu_tar(blob: &Path, target: &Path) {
     fs::create_dir(target).unwrap();
-    let options = ["--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*", "-xpf"];
+    // Else it takes a directory for finished at the first member from elsewhere, and those that come later change its mtime.
+    let late = "--delay-directory-restore";
+    let options = [late, "--numeric-owner", "--same-owner", "--xattrs", "--xattrs-include=*", "-xpf"];
     Tool::new("tar").arg("-C").arg(target).args(options).arg(blob).ok();
 }
