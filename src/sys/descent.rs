@@ -1,7 +1,8 @@
 //! [`Descent`]: a walk down a tree that may be deeper than descriptors or paths reach, and may change under the walker.
 //!
 //! Each directory is opened by one name in the directory before it, never through a symlink; only the last [`HELD`] are held open. One
-//! that was let go is opened again name by name and must be the same inode as before: else somebody moved it, and it counts as gone.
+//! that was let go is opened again, as the parent of the one below it, else name by name, and must be the same inode as before: else
+//! somebody moved it, and it counts as gone.
 //! What is read in the directories is left to the walker.
 
 use super::{Dir, Stat, inode};
@@ -82,8 +83,18 @@ impl Descent {
 
     /// Goes back one level; the root stays.
     pub(crate) fn leave(&mut self) {
-        if self.levels.len() > 1 {
-            self.levels.pop();
+        if self.levels.len() < 2 {
+            return;
+        }
+        let left = self.levels.pop();
+        if let (Some(Level { place: Place::Open { dir, .. }, .. }), Some(above)) = (left, self.levels.last_mut())
+            && let Place::Closed { stat: before } = above.place
+            && let Ok(dir) = dir.parent()
+            && inode::stat(&dir).is_ok_and(|stat| stat.same_inode(&before))
+        {
+            // One call a level, where from the root down it would be as many as there are levels. Whatever else `..` leads to, by
+            // somebody who moved the directory, is left alone.
+            above.place = Place::Open { dir, stat: before };
         }
     }
 
@@ -191,13 +202,36 @@ mod tests {
         top.remove_tree(b"d").unwrap();
     }
 
+    /// On the way back each level is opened once, as the parent of the one below it.
+    #[test]
+    fn the_way_back_is_as_long_as_the_way_down() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = Dir::open(temp.path()).unwrap();
+        let mut dir = top.try_clone().unwrap();
+        let mut descent = Descent::new(top.try_clone().unwrap()).unwrap();
+        for _ in 0..200 {
+            dir = dir.mkdir_open(b"d", 0o700).unwrap();
+            assert!(descent.enter(b"d").unwrap());
+        }
+        for depth in (0..200).rev() {
+            descent.leave();
+            let is_open = matches!(descent.levels.last(), Some(Level { place: Place::Open { .. }, .. }));
+            assert!(is_open, "{depth}");
+        }
+        top.remove_tree(b"d").unwrap();
+    }
+
     #[test]
     fn a_directory_that_was_moved_meanwhile_is_gone() {
         let temp = tempfile::tempdir().unwrap();
         let top = Dir::open(temp.path()).unwrap();
         let mut dir = top.try_clone().unwrap();
-        for _ in 0..100 {
+        let mut middle = None;
+        for depth in 0..100 {
             dir = dir.mkdir_open(b"d", 0o700).unwrap();
+            if depth == 40 {
+                middle = Some(dir.try_clone().unwrap());
+            }
         }
         let mut descent = Descent::new(top.try_clone().unwrap()).unwrap();
         for _ in 0..100 {
@@ -205,10 +239,15 @@ mod tests {
         }
         top.mkdir(b"new", 0o700).unwrap();
         top.rename_exchange(b"d", &top, b"new").unwrap();
-        for _ in 0..90 {
+        middle.unwrap().rename(b"d", &top, b"moved").unwrap();
+        for _ in 0..50 {
             descent.leave();
         }
-        assert!(descent.here().unwrap().is_none());
+        assert!(descent.here().unwrap().is_some(), "where its children are, wherever that is now");
+        for _ in 0..40 {
+            descent.leave();
+        }
+        assert!(descent.here().unwrap().is_none(), "its children were moved elsewhere, and so was what it stood in");
         for _ in 0..10 {
             descent.leave();
         }

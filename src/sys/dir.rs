@@ -100,6 +100,13 @@ impl Dir {
         }
     }
 
+    /// Opens the directory that this one stands in *now*: wherever somebody has moved it. The caller compares it with what it expects.
+    pub(crate) fn parent(&self) -> Result<Self> {
+        rustix::fs::openat(&self.fd, c"..", DIRECTORY, Mode::empty())
+            .map(|fd| Self { fd })
+            .map_err(|error| self.failed("openat", error, b".."))
+    }
+
     /// Holds whatever stands at a name, without opening it: `O_PATH|O_NOFOLLOW`.
     pub(crate) fn child_path_fd(&self, name: &[u8]) -> Result<OwnedFd> {
         let name = component("openat", name)?;

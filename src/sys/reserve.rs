@@ -2,7 +2,7 @@
 
 use rustix::fs::FallocateFlags;
 
-use super::Dir;
+use super::{Dir, inode};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Makes a file of `size` bytes with all its blocks, where there is none and `plenty` times as much is free. Nothing is left of it where
@@ -23,6 +23,7 @@ pub(crate) fn keep(directory: &Dir, name: &[u8], size: u64, plenty: u64) -> Resu
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
         made => made?,
     };
+    inode::set_mode(&file, 0o600)?;
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size).map_err(|errno| {
         let _ = directory.unlink(name);
         Error::io("fallocate", errno)

@@ -136,6 +136,12 @@ fn layers() -> Vec<(&'static str, Layer)> {
         ("a link over a directory", l().hardlink("d", "a")),
         ("a link of this layer's file over it", l().file("f", "x").hardlink("d", "f").hardlink("f", "d")),
         ("aufs's links", l().file(".wh..wh.plnk/1.2", "x").hardlink("n", ".wh..wh.plnk/1.2").hardlink("m", ".wh..wh.plnk/1.2")),
+        ("aufs's links to the lower tree", l().hardlink(".wh..wh.plnk/1.2", "a").hardlink("n", ".wh..wh.plnk/1.2")),
+        ("aufs's links to what is hidden", l().hardlink(".wh..wh.plnk/1.2", "a").hardlink("n", ".wh..wh.plnk/1.2").whiteout("a")),
+        (
+            "aufs's links to a name of the layer",
+            l().file("a", "new").hardlink(".wh..wh.plnk/1.2", "a").hardlink("n", ".wh..wh.plnk/1.2"),
+        ),
         ("aufs's links that wait", l().hardlink("n", ".wh..wh.plnk/1.2").file(".wh..wh.plnk/1.2", "x")),
         ("a lower hardlink replaced", l().file("a", "new")),
         ("a FIFO", l().fifo("p").fifo("d").mode(0o4755)),

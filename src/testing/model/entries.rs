@@ -76,7 +76,7 @@ impl Applying {
             self.landed.insert(landing.position);
             return Ok(()); // its own name
         }
-        let Some(mut id) = self.inode_at(&from) else {
+        let Some(id) = self.inode_at(&from) else {
             self.waiting.push(Waiting { path: path.clone(), target: target.clone(), expected: from });
             return Ok(());
         };
@@ -84,6 +84,7 @@ impl Applying {
             return Err(Invalid::new(path, "the link's target is a directory"));
         }
         if is_aside(path) {
+            let id = self.leave_lower_group(&from, id);
             self.aside.insert(path.clone(), id);
             return self.wake(path);
         }
@@ -91,14 +92,20 @@ impl Applying {
         if from.starts_with(&landing.position) || self.inode_at(&from) != Some(id) {
             return Err(Invalid::new(path, "the link would replace its target"));
         }
-        if id < self.first_own {
-            // A lower target leaves its lower group.
-            let copy = self.tree.inode_of(id).cloned().expect("its inode was found");
-            id = self.tree.allocate(copy);
-            self.tree.set_name(&from, id);
-        }
+        let id = self.leave_lower_group(&from, id);
         self.tree.set_name(&landing.position, id);
         self.arrived(&landing.position)
+    }
+
+    /// A lower target leaves its lower group.
+    fn leave_lower_group(&mut self, from: &EntryPath, id: InodeId) -> InodeId {
+        if id >= self.first_own {
+            return id;
+        }
+        let copy = self.tree.inode_of(id).cloned().expect("its inode was found");
+        let own = self.tree.allocate(copy);
+        self.tree.set_name(from, own);
+        own
     }
 
     /// What still waits when all entries were read.

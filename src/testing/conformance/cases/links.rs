@@ -170,6 +170,10 @@ fn waiting() -> Vec<Case> {
         Case::new("1.9", "aufs's pseudo-link as a link to a name of the tree")
             .layer(Layer::new().file("a", "x").hardlink(".wh..wh.plnk/12.34", "a").hardlink("b", ".wh..wh.plnk/12.34"))
             .gives(Tree::new().file("a", "x").hardlink("b", "a")),
+        Case::new("1.9", "aufs's pseudo-link as a link to a name of the lower tree, which leaves its group")
+            .layer(Layer::new().file("a", "x").mode(0o640).hardlink("low", "a"))
+            .layer(Layer::new().hardlink(".wh..wh.plnk/12.34", "a").hardlink("b", ".wh..wh.plnk/12.34"))
+            .gives(Tree::new().file("a", "x").mode(0o640).hardlink("b", "a").file("low", "x").mode(0o640)),
     ]
 }
 
