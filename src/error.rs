@@ -106,7 +106,8 @@ impl ErrorKind {
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => Self::PermissionDenied,
             Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace,
             Some(libc::EXDEV) => Self::EscapesRoot,
-            Some(libc::ENOSYS | libc::EOPNOTSUPP) => Self::Unsupported,
+            // An inode has as many names as the file system gives it.
+            Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EMLINK) => Self::Unsupported,
             Some(libc::EWOULDBLOCK) => Self::Locked,
             _ => match error.kind() {
                 // What our own readers wrap travels through `io::Read` and comes back whole.

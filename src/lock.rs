@@ -133,7 +133,8 @@ impl Locks {
             }
             match self.0.create_file(name.as_bytes(), 0o600) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                created => return created,
+                // Whatever the umask: the next holder opens it by its name.
+                created => return created.and_then(|file| inode::set_mode(&file, 0o600).map(|()| file)),
             }
         }
     }

@@ -193,7 +193,7 @@ impl Applier<'_> {
             if there.is_some() {
                 self.remove(name)?;
             }
-            source.link(&source_name, &*self.modify()?, name)?;
+            source.link(&source_name, &*self.modify()?, name).map_err(|error| too_many(error, target))?;
         }
         Ok(Some(position))
     }
@@ -257,6 +257,16 @@ impl Applier<'_> {
         self.placed.mark(&join(&parent, name)?, OWN);
         Ok(Some((dir, name.to_vec())))
     }
+}
+
+/// Says of a file system that gives an inode no more names what would help.
+fn too_many(error: Error, target: &EntryPath) -> Error {
+    if error.raw_os_error() != Some(libc::EMLINK) {
+        return error;
+    }
+    error
+        .because(format!("the file system gives {target} no more names than it has"))
+        .with_hint("keep the store on a file system that takes more hardlinks of one file (ext4 takes 65,000; xfs two billion)")
 }
 
 fn invalid(path: &EntryPath, reason: impl Into<String>) -> Error {

@@ -2,12 +2,16 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::leases;
 use super::limits::{self, Limit};
+use crate::digest::DiffId;
+use crate::error::Error;
+use crate::store::Platform;
 
 /// Where the help of each command lists the options that all have.
 const GLOBAL: &str = "Options of every command";
@@ -108,8 +112,8 @@ pub(super) enum Command {
         /// Key or name
         key: String,
         /// Labels
-        #[arg(value_name = "NAME=VALUE", required = true)]
-        labels: Vec<String>,
+        #[arg(value_name = "NAME=VALUE", required = true, value_parser = label)]
+        labels: Vec<Label>,
     },
     /// Make a writable snapshot; prints its key
     #[command(after_help = "Example:\n  plywood prepare box alpine --mount /mnt")]
@@ -255,8 +259,8 @@ pub(super) struct Import {
     #[arg(long = "ref", value_name = "NAME")]
     pub(super) reference: Option<String>,
     /// Which of several platforms: os/arch[/variant] [default: the host's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub(super) platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM", value_parser = parsed::<Platform>)]
+    pub(super) platform: Option<Platform>,
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
     pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express
@@ -276,8 +280,8 @@ pub(super) struct LayerImport {
     #[arg(long, value_name = "NAME")]
     pub(super) parent: Option<String>,
     /// The digest that the uncompressed tar must have
-    #[arg(long, value_name = "DIGEST")]
-    pub(super) diff_id: Option<String>,
+    #[arg(long, value_name = "DIGEST", value_parser = parsed::<DiffId>)]
+    pub(super) diff_id: Option<DiffId>,
     /// The lease that keeps it; without one, and with nothing on it, it goes with the next `gc`
     #[arg(long, value_name = "NAME")]
     pub(super) lease: Option<String>,
@@ -384,6 +388,23 @@ pub(super) struct Export {
     /// What the layout calls it [default: the reference it is kept under]
     #[arg(long = "ref", value_name = "NAME")]
     pub(super) reference: Option<String>,
+}
+
+/// A label to set, or to remove where the value is empty.
+#[derive(Clone, Debug)]
+pub(super) struct Label {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("a label is given as NAME=VALUE")?;
+    Ok(Label { name: name.to_owned(), value: value.to_owned() })
+}
+
+/// A value of the library's; what is none is a mistake in the command line.
+fn parsed<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: Error| error.reason().map_or_else(|| error.to_string(), str::to_owned))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Platform};
+use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource};
 
 /// `import SOURCE [--ref NAME] [--platform os/arch[/variant]] [--limit NAME=VALUE]…`
 pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Failure> {
@@ -19,8 +19,8 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
         "-" => ImageSource::reader(std::io::stdin()),
         text => ImageSource::parse(text)?,
     };
-    let platform = arguments.platform.map(|text| text.parse::<Platform>()).transpose()?;
-    let options = ImportOptions { reference: arguments.reference, platform, limits: limits::together(&arguments.limits) };
+    let options =
+        ImportOptions { reference: arguments.reference, platform: arguments.platform, limits: limits::together(&arguments.limits) };
     let (imported, _) = session.run("importing", None, |cx| session.store.import(source, &options, cx))?;
     session.output.report(&imported.report);
     let image = &imported.image;
@@ -50,7 +50,7 @@ pub(super) fn import_layer(session: &Session<'_>, arguments: LayerImport) -> Res
     let parent = arguments.parent.map(|parent| store.resolve(&parent)).transpose()?;
     let options = ImportLayerOptions {
         parent: parent.map(|name| name.as_str().to_owned()),
-        diff_id: arguments.diff_id.map(|digest| digest.parse()).transpose()?,
+        diff_id: arguments.diff_id,
         limits: limits::together(&arguments.limits),
         lease: arguments.lease,
         ..Default::default()

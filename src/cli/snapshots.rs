@@ -5,11 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::args::Prepare;
+use super::args::{Label, Prepare};
 use super::mounts;
 use super::output::{self, Failure};
 use super::session::Session;
-use crate::error::{Error, ErrorKind};
 use crate::snapshot::{Info, Key, Kind, Name, Usage};
 use crate::store::{CommitOptions, Filter, LabelUpdate, PrepareOptions};
 
@@ -79,13 +78,9 @@ pub(super) fn usage(session: &Session<'_>, key: &str) -> Result<(), Failure> {
 }
 
 /// `label KEY NAME=VALUE…`
-pub(super) fn label(session: &Session<'_>, key: &str, labels: &[String]) -> Result<(), Failure> {
+pub(super) fn label(session: &Session<'_>, key: &str, labels: &[Label]) -> Result<(), Failure> {
     let mut update = LabelUpdate::keep();
-    for label in labels {
-        let (name, value) = label
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "label").at(label).because("a label is given as NAME=VALUE"))?;
+    for Label { name, value } in labels {
         update = if value.is_empty() { update.remove(name) } else { update.set(name, value) };
     }
     let info = session.store.update(session.store.resolve(key)?.as_str(), &update)?;

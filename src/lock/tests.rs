@@ -75,3 +75,22 @@ fn no_descriptor_is_inherited_by_a_program() {
     let open = String::from_utf8_lossy(&open.stdout).into_owned();
     assert!(!open.contains(directory.path().to_str().unwrap()), "{open}");
 }
+
+/// The next holder opens the file by its name.
+#[test]
+fn locks_work_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let child = crate::sys::test_support::Child { user: Some(65_534), sub_ids: None };
+    let done = child.run(|| {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777));
+        let text = |error: crate::Error| error.to_string();
+        let locks = Locks::new(Dir::open(temp.path()).map_err(text)?);
+        let held = locks.wait(Subject::Collection).map_err(text)?;
+        let other = locks.attempt(Subject::Collection).map_err(text)?;
+        drop(held);
+        Ok(other.is_none().to_string())
+    });
+    assert_eq!(done, Ok("true".to_owned()));
+}

@@ -1,7 +1,8 @@
 //! Writing into the directory of an OCI image layout (image-layout.md), new or in use.
 //!
 //! Invariant: the index names only blobs that are whole and durable, and is replaced as a whole. Writers of one layout exclude each
-//! other while they change the index; blobs need no lock, because each is written under a name of its own and renamed.
+//! other while they change the index; a blob is written under a name of its own, with a lock on it, and renamed. What a killed writer
+//! left has no lock, and goes when the next one opens the layout.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,6 +16,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::image::Platform;
 use crate::store::image::document::{DOCUMENT_MAX, Index, REF_NAME, parse_json};
+use crate::sys::descent::unless_gone;
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::{Dir, durable, host, inode};
 
@@ -33,10 +35,15 @@ pub(crate) struct NewBlob {
     directory: Dir,
     name: Vec<u8>,
     file: File,
+    /// On the same description as `file`: held until both are closed.
+    _alive: Flock,
     hasher: Hasher,
     size: u64,
     is_named: bool,
 }
+
+/// What the names of blobs begin with that are being written.
+const UNNAMED: &[u8] = b".plywood-";
 
 impl LayoutWriter {
     /// Opens a layout to write into, making the directory and what belongs in it where they are missing.
@@ -54,6 +61,11 @@ impl LayoutWriter {
             durable::write_file(&root, Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
         }
         let blobs = directory(&root, b"blobs")?;
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            if let Some(blobs) = blobs.try_child(algorithm.as_str().as_bytes())? {
+                sweep(&blobs)?;
+            }
+        }
         Ok(Self { root, blobs, path: path.to_owned() })
     }
 
@@ -67,13 +79,15 @@ impl LayoutWriter {
         let mut number = 0u64;
         loop {
             let name = format!(".plywood-{}-{number}", std::process::id()).into_bytes();
-            match directory.create_file(&name, 0o600) {
-                Ok(file) => {
-                    let hasher = Hasher::new(algorithm);
-                    return Ok(NewBlob { directory, name, file, hasher, size: 0, is_named: false });
-                }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => number = number.saturating_add(1),
-                Err(error) => return Err(error),
+            number = number.saturating_add(1);
+            let file = match directory.create_file(&name, 0o600) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                created => created?,
+            };
+            // Somebody who sweeps may have come between: then the name is gone, or about to go.
+            if let Some(alive) = claim(&directory, &name, &file)? {
+                let hasher = Hasher::new(algorithm);
+                return Ok(NewBlob { directory, name, file, _alive: alive, hasher, size: 0, is_named: false });
             }
         }
     }
@@ -206,6 +220,32 @@ impl Drop for NewBlob {
     }
 }
 
+/// Locks a blob that is being written, if nobody else has it and it still has its name.
+fn claim(directory: &Dir, name: &[u8], file: &File) -> Result<Option<Flock>> {
+    let fd = file.try_clone().map_err(|error| Error::io("dup", error))?;
+    let Ok(held) = Flock::attempt(fd.into(), Sharing::Exclusive)? else { return Ok(None) };
+    let named = directory.stat(name)?.is_some_and(|named| inode::stat(file).is_ok_and(|stat| stat.same_inode(&named)));
+    Ok(named.then_some(held))
+}
+
+/// Removes blobs that nobody is writing any more.
+fn sweep(blobs: &Dir) -> Result<()> {
+    let names = blobs.entries()?.map(|entry| entry.map(|entry| entry.name)).collect::<Result<Vec<_>>>()?;
+    for name in names.iter().filter(|name| name.starts_with(UNNAMED)) {
+        let opened = match blobs.open_file(name) {
+            // Not ours to look at: then not ours to remove.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
+            opened => unless_gone(opened)?,
+        };
+        if let Some(file) = opened
+            && let Some(_abandoned) = claim(blobs, name, &file)?
+        {
+            unless_gone(blobs.unlink(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens a directory of the layout, making it where it is missing.
 fn directory(parent: &Dir, name: &[u8]) -> Result<Dir> {
     match parent.mkdir(name, 0o755) {
@@ -286,6 +326,25 @@ mod tests {
         drop(writer.new_blob(Algorithm::Sha512).unwrap());
         assert_eq!(std::fs::read_dir(temp.path().join("blobs/sha512")).unwrap().count(), 1);
         assert_eq!(writer.put(&Algorithm::Sha256.digest(b"x"), &mut &b"y"[..]).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_goes_and_what_is_being_written_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        let mut writing = writer.new_blob(Algorithm::Sha256).unwrap();
+        let left = temp.path().join("blobs/sha256/.plywood-1-0");
+        std::fs::write(&left, "half a layer").unwrap();
+        std::fs::write(temp.path().join("blobs/sha256/.other"), "somebody's").unwrap();
+        LayoutWriter::open(temp.path()).unwrap();
+        assert!(!left.exists());
+        writing.write_all(b"whole").unwrap();
+        let (digest, _) = writing.finish().unwrap();
+        LayoutWriter::open(temp.path()).unwrap();
+        let mut names: Vec<_> =
+            std::fs::read_dir(temp.path().join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".other".into(), std::ffi::OsString::from(digest.to_hex())]);
     }
 
     #[test]

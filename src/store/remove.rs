@@ -34,9 +34,7 @@ impl Store {
         let seen = self.removable(&self.metadata().read()?, name)?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {
-            Kind::Active => {
-                Some(self.locks().attempt(Subject::Tree(seen.tree))?.ok_or_else(|| in_use(name, "it is being committed"))?)
-            }
+            Kind::Active => Some(self.locks().wait_unless(Subject::Tree(seen.tree), &mut || self.still_removable(name, &seen))?),
             _ => None,
         };
         if seen.kind != Kind::Committed && self.backend().is_mounted(seen.tree)? {
@@ -49,6 +47,14 @@ impl Store {
         }
         transaction.remove_snapshot(&row)?;
         transaction.commit()
+    }
+
+    /// Somebody holds the tree: who removes it as well is at work for a moment, who commits it for as long as its bytes take.
+    fn still_removable(&self, name: &str, seen: &SnapshotRow) -> Result<()> {
+        if self.metadata().read()?.snapshot_by_id(seen.id)?.is_none() {
+            return Err(no_snapshot("remove", name));
+        }
+        if self.backend().is_frozen(seen.tree)? { Err(in_use(name, "it is being committed")) } else { Ok(()) }
     }
 
     fn removable(&self, reader: &Reader<'_>, name: &str) -> Result<SnapshotRow> {

@@ -198,3 +198,19 @@ fn no_descriptor_of_a_verb_reaches_a_program_that_is_started_meanwhile() {
         body();
     });
 }
+
+/// ext4 gives an inode 65,000 names.
+#[test]
+fn a_layer_with_more_names_of_a_file_than_the_file_system_has_is_refused_with_a_way_out() {
+    Sandbox::root().disk(Disk::Ext4).run(|| {
+        let names = |count| (0..count).fold(Layer::new().file("a", "x"), |layer, n| layer.hardlink(format!("{n}"), "a")).tar();
+        let store = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)).unwrap();
+        let import = |tar: &[u8]| store.import_layer(LayerSource::reader(tar), &Default::default(), &Context::default());
+        import(&names(64_999)).unwrap();
+        let error = import(&names(65_000)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", chain(&error));
+        assert!(error.reason().unwrap().ends_with("the file system gives a no more names than it has"), "{error}");
+        assert!(error.reason().unwrap().starts_with("member 65001 at offset"), "{error}");
+        assert!(error.hint().unwrap().contains("xfs"), "{error}");
+    });
+}

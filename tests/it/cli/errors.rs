@@ -18,6 +18,16 @@ fn what_is_no_command_is_a_usage_error() {
         assert_eq!((output.status, output.stdout.as_str()), (2, ""), "{arguments:?}: {output:?}");
         assert!(output.stderr.contains("--help"), "{output:?}");
     }
+    for (arguments, why) in [
+        (&["label", "box", "stage"][..], "NAME=VALUE"),
+        (&["label", "box", "=ci"], "NAME=VALUE"),
+        (&["import", "layout", "--platform", "linux"], "OS/ARCH"),
+        (&["layer", "import", "layer.tar", "--diff-id", "sha256:1234"], "digest"),
+    ] {
+        let output = plywood().args(arguments).run();
+        assert_eq!((output.status, output.stdout.as_str()), (2, ""), "{arguments:?}: {output:?}");
+        assert!(output.stderr.contains(why), "{why}: {output:?}");
+    }
     let output = plywood().args(["--json", "prepare"]).run();
     assert_eq!(output.status, 2);
     let error: Value = serde_json::from_str(&output.stderr).unwrap();
@@ -66,7 +76,6 @@ as_everybody! {
             (&["layer", "import", "not-a-tar"][..], "InvalidLayer"),
             (&["layer", "import", "cut.tar"], "InvalidLayer"),
             (&["layer", "import", "good.tar", "--diff-id", &other, "--parent", &chain], "DigestMismatch"),
-            (&["layer", "import", "good.tar", "--diff-id", "sha256:12"], "InvalidArgument"),
             (&["layer", "import", "good.tar", "--parent", "nobody"], "NotFound"),
             (&["layer", "import", "missing.tar"], "NotFound"),
             (&["layer", "import", "."], "InvalidArgument"),
