@@ -46,17 +46,26 @@ impl Overlay {
         let applied = apply::apply(&mut fresh, Some(&lower), self.form()?, &mut layer, ids, cx)?;
         if !applied.empty {
             let sides = Sides { tree: &own, outline: &place.child(FS.as_bytes())?, contents, root_time: false };
-            compare::compare(&sides, &mut |path| self.taken(tree, path), found, cx)?;
+            // A mount that fails is no fault of the tree.
+            let mut view = Ok(None);
+            let mut take = |path: &EntryPath| {
+                if matches!(view, Ok(None)) {
+                    view = self.view(&[tree]);
+                }
+                view.as_ref().map_or(Ok(None), |view| taken(view.as_ref(), path))
+            };
+            compare::compare(&sides, &mut take, found, cx)?;
+            view?;
         }
         Ok(applied)
     }
+}
 
-    /// The digest of all that an inode is, as a container sees it.
-    fn taken(&self, tree: TreeId, path: &EntryPath) -> Result<Option<Digest>> {
-        let question = Question { path: path.clone(), detail: Detail::Content };
-        Ok(match apply::answer(self.view(&[tree])?.as_ref(), &[question])?.pop() {
-            Some(Answer::Other(digest)) => digest,
-            _ => None,
-        })
-    }
+/// The digest of all that an inode is, as a container sees it.
+fn taken(view: Option<&Root>, path: &EntryPath) -> Result<Option<Digest>> {
+    let question = Question { path: path.clone(), detail: Detail::Content };
+    Ok(match apply::answer(view, &[question])?.pop() {
+        Some(Answer::Other(digest)) => digest,
+        _ => None,
+    })
 }
