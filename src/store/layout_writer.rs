@@ -53,7 +53,7 @@ impl LayoutWriter {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let root = host::open_or_create_dir(path)?;
         if root.stat(b"oci-layout")?.is_none() {
-            if root.stat(b"index.json")?.is_none() && !root.is_empty()? {
+            if root.stat(b"index.json")?.is_none() && !is_free(&root)? {
                 return Err(Error::new(ErrorKind::InvalidArgument, OP)
                     .at(path)
                     .because("the directory is not empty, and holds no OCI image layout"));
@@ -172,6 +172,16 @@ impl LayoutWriter {
         Index::parse(&bytes, None).map_err(|error| error.at(&path))?;
         parse_json(OP, &bytes)
     }
+}
+
+/// Whether a directory holds nothing, or only what an export left that was killed before there was a layout.
+fn is_free(root: &Dir) -> Result<bool> {
+    for entry in root.entries()? {
+        if !durable::is_temporary(&entry?.name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn entry(manifest: &Descriptor, platform: Option<&Platform>, reference: Option<&str>) -> Value {

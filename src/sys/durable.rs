@@ -70,6 +70,12 @@ pub(crate) fn write_file(directory: impl AsFd, name: &Path, bytes: &[u8], mode: 
     sync(directory)
 }
 
+/// Whether a name is one that [`write_file`] gives a file until it is whole.
+pub(crate) fn is_temporary(name: &[u8]) -> bool {
+    let inner = name.strip_prefix(b".").and_then(|rest| rest.strip_suffix(b".tmp"));
+    inner.is_some_and(|inner| inner.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') && inner.contains(&b'.'))
+}
+
 fn create_temporary(directory: BorrowedFd<'_>) -> Result<(String, File)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -106,6 +112,16 @@ mod tests {
         let mode = std::fs::metadata(directory.path().join("format")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o640);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_temporary_name_is_known_by_its_form() {
+        let directory = tempfile::tempdir().unwrap();
+        let (name, _) = create_temporary(File::open(directory.path()).unwrap().as_fd()).unwrap();
+        assert!(is_temporary(name.as_bytes()));
+        for other in [&b"oci-layout"[..], b".tmp", b".7.tmp", b".a.7.tmp", b".7.8", b"7.8.tmp"] {
+            assert!(!is_temporary(other));
+        }
     }
 
     #[test]
