@@ -51,6 +51,7 @@ impl Store {
             let reason = format!("a parent is committed, and this is {}", row.kind);
             return Err(Error::new(ErrorKind::InvalidArgument, OP).at(name).because(reason));
         }
+        transaction.refuse_damaged(OP, name, &transaction.chain(row.id)?)?;
         transaction.lease_snapshot(lease, row.id)?;
         transaction.commit()?;
         Ok(row)

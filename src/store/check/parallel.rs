@@ -12,6 +12,21 @@ struct State<J> {
     failed: Option<Error>,
 }
 
+/// A thread at work. However it ends, the others do not wait for what it might have handed in.
+struct Busy<'a, J> {
+    state: &'a Mutex<State<J>>,
+    changed: &'a Condvar,
+}
+
+impl<J> Drop for Busy<'_, J> {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.busy = state.busy.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
 /// Does all jobs; `work` may hand in more by its second argument. After the first error no job is begun.
 pub(super) fn in_parallel<J: Send>(
     threads: NonZeroUsize,
@@ -44,14 +59,11 @@ pub(super) fn in_parallel<J: Send>(
     };
     let run = || {
         while let Some(job) = next() {
-            let done = work(job, &more);
-            let mut state = lock();
-            state.busy = state.busy.saturating_sub(1);
-            if let Err(error) = done {
-                state.failed.get_or_insert(error);
+            let busy = Busy { state: &state, changed: &changed };
+            if let Err(error) = work(job, &more) {
+                lock().failed.get_or_insert(error);
             }
-            drop(state);
-            changed.notify_all();
+            drop(busy);
         }
     };
     if threads == 1 {

@@ -74,7 +74,9 @@ impl Check<'_> {
                     Damage::Facts { detail: "it is of another layer than what stands on it".to_owned() },
                 )?;
             }
-            let root = tree.root.or_else(|| roots.get(&parent?.id).cloned());
+            // A committed container that got a chain id has a root of its own.
+            let unpacked = tree.diff_id.is_some();
+            let root = tree.root.or_else(|| roots.get(&parent?.id).cloned()).filter(|_| unpacked);
             if let Some(root) = root.as_ref().filter(|root| **root != row.root) {
                 let amendment = Amendment::Root(row.id, Box::new(root.clone()));
                 let detail = format!("the snapshot {shown} has not the root directory that its layers give it");
