@@ -219,6 +219,7 @@ impl Stage {
         self.temporary.path().join("template")
     }
 
+    #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
     fn run(&self, at: At) -> Run {
         let directory = self.temporary.path().join("run");
         let _ = fs::remove_dir_all(&directory);
@@ -295,6 +296,9 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
             let counted = stage.run(At::Nothing);
             assert!(counted.said.contains("\nDONE"), "{verb:?}: {}", counted.said);
             let calls = counted.traced.calls.clone();
+            if std::env::var_os("PLYWOOD_TEST_CALLS").is_some() {
+                println!("{backend:?} {verb:?}: {}", calls.join(" "));
+            }
             let expected = {
                 let store = open(&counted.directory).unwrap();
                 store.gc(&Default::default(), &Context::default()).unwrap();
@@ -314,7 +318,8 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
                     if let At::Fail(_, error) = at {
                         assert!(run.said.contains("\nDONE") || run.said.contains("\nFAILED"), "{told}");
                         if run.said.contains("\nDONE") {
-                            *ignored.entry(format!("{call} {error:?}")).or_default() += 1;
+                            let place = if call.contains("sync") { format!(" at {number}") } else { String::new() };
+                            *ignored.entry(format!("{call} {error:?}{place}")).or_default() += 1;
                         }
                     }
                     stage.assert_recovers(&run, &expected, &told);
