@@ -28,10 +28,11 @@ struct Scale {
     bytes: usize,
     files: usize,
     chains: &'static [usize],
+    snapshots: &'static [usize],
 }
 
-const FULL: Scale = Scale { members: 20_000, bytes: 64 << 20, files: 5_000, chains: &[1, 10, 100] };
-const QUICK: Scale = Scale { members: 200, bytes: 1 << 20, files: 100, chains: &[1, 3] };
+const FULL: Scale = Scale { members: 20_000, bytes: 64 << 20, files: 5_000, chains: &[1, 10, 100], snapshots: &[10, 10_000] };
+const QUICK: Scale = Scale { members: 200, bytes: 1 << 20, files: 100, chains: &[1, 3], snapshots: &[3, 10] };
 
 fn main() {
     let scale = if std::env::args().any(|argument| argument == "--bench") { FULL } else { QUICK };
@@ -49,6 +50,7 @@ fn main() {
         }
     }
     bare_mount(&mut criterion, &scale);
+    by_number_of_snapshots(&mut criterion, &scale);
     criterion.final_summary();
 }
 
@@ -277,4 +279,57 @@ fn bare_overlay(upper: &Path, work: &Path, lowers: &[PathBuf]) -> io::Result<()>
     rustix::mount::fsconfig_create(context.as_fd())?;
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map(drop)?;
     Ok(())
+}
+
+/// What should not grow with the number of snapshots (open, stat, prepare and remove), and what may: walking them, beside the bare rows.
+fn by_number_of_snapshots(criterion: &mut Criterion, scale: &Scale) {
+    let (store, key) = (store(&BackendChoice::Copy).unwrap(), Key::new("box").unwrap());
+    let mut group = criterion.benchmark_group("by number of snapshots");
+    group.sample_size(20);
+    let mut made = 0;
+    for &count in scale.snapshots {
+        while made < count {
+            store.prepare(&Key::new(format!("snapshot-{made}")).unwrap(), None, &Default::default()).unwrap();
+            made += 1;
+        }
+        group.bench_function(BenchmarkId::new("open", count), |bencher| bencher.iter(|| Store::open(store.root()).unwrap()));
+        group.bench_function(BenchmarkId::new("stat", count), |bencher| bencher.iter(|| store.stat("snapshot-1").unwrap()));
+        group.bench_function(BenchmarkId::new("prepare, remove", count), |bencher| {
+            bencher.iter(|| {
+                store.prepare(&key, None, &Default::default()).unwrap();
+                store.remove(key.as_str()).unwrap();
+            });
+        });
+        store.empty_trash(&Context::default()).unwrap();
+        group.bench_function(BenchmarkId::new("walk", count), |bencher| {
+            bencher.iter(|| {
+                let mut seen = 0;
+                let visit = |info| {
+                    black_box(&info);
+                    seen += 1;
+                    Ok(())
+                };
+                store.walk(&Default::default(), visit).unwrap();
+                assert_eq!(seen, count);
+            });
+        });
+        let database = rusqlite::Connection::open(store.root().join("plywood.db")).unwrap();
+        group.bench_function(BenchmarkId::new("bare SELECT", count), |bencher| {
+            bencher.iter(|| assert_eq!(select(&database), count));
+        });
+    }
+    group.finish();
+}
+
+/// Every column of every snapshot.
+fn select(database: &rusqlite::Connection) -> usize {
+    let mut statement = database.prepare_cached("SELECT * FROM snapshots ORDER BY id").unwrap();
+    let columns = statement.column_count();
+    let mut rows = statement.query([]).unwrap();
+    let mut count = 0;
+    while let Some(row) = rows.next().unwrap() {
+        (0..columns).for_each(|column| drop(black_box(row.get::<_, rusqlite::types::Value>(column).unwrap())));
+        count += 1;
+    }
+    count
 }
