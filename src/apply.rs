@@ -28,19 +28,23 @@ mod placed;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use facts::answer;
 pub(crate) use owners::own_root;
 pub(crate) use parent::restore;
+pub(crate) use facts::{Lower, answer};
 
-use entries::Applier;
+use std::rc::Rc;
+
+use entries::{Applier, Outcome};
 use markers::{Hidden, Markers};
+use metadata::{Before, Metadata, Mode};
+use owners::Owners;
 
 use crate::entry::{Change, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::sys::{Dir, Root};
-use crate::tree::{Applied, Ids};
+use crate::tree::{Answer, Applied, Ids};
 use crate::whiteout::overlay::Style;
 
 /// In which form a tree is kept.
@@ -93,14 +97,86 @@ const PASSES: usize = 64;
 ///
 /// # Errors
 /// `InvalidLayer`, `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`, with the entry's path; those of the stream.
-pub(crate) fn apply(
+pub(crate) fn apply<'a>(
     fresh: &mut dyn FnMut() -> Result<Place>,
-    lower: Option<&Root>,
+    lower: impl Into<Lower<'a>>,
     form: Form,
     layer: &mut dyn EntryStream,
     ids: Ids,
     cx: &Context<'_>,
 ) -> Result<Applied> {
+    unpack(fresh, lower.into(), form, layer, ids, cx).map(|outcome| outcome.applied)
+}
+
+/// Applies a layer, in overlay form, over a parent that is not known yet: as if it had plain directories where the layer implies
+/// them, something wherever a marker stands, and no link's target. The facts are guesses until [`settle`] says that they are true; `None`
+/// where the layer cannot be applied so. The rest is as with [`apply`].
+///
+/// # Errors
+/// As [`apply`]; `InvalidLayer` only from the parent's own answers, so never.
+pub(crate) fn guess(
+    fresh: &mut dyn FnMut() -> Result<Place>,
+    form: Form,
+    layer: &mut dyn EntryStream,
+    ids: Ids,
+    cx: &Context<'_>,
+) -> Result<Option<Applied>> {
+    match unpack(fresh, Lower::Unknown, form, layer, ids, cx) {
+        Ok(outcome) => Ok((!outcome.contradictory).then_some(outcome.applied)),
+        // Over its parent it may be valid; and if it is not, that is found there.
+        Err(error) if error.kind() == ErrorKind::InvalidLayer => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Compares what a guess rests on with what the parent says, and gives implied directories the attributes that they have there: the
+/// tree, and what it rests on, are then what [`apply`] makes over this parent. `false` where the guess was wrong in kind.
+///
+/// `scratch` is as in [`Place`]. Nothing is durable when this returns. After an error, or `false`, the tree is garbage.
+///
+/// # Errors
+/// `NoSpace`, `Io`.
+pub(crate) fn settle(
+    place: Place,
+    lower: Option<&Root>,
+    form: Form,
+    applied: &mut Applied,
+    ids: Ids,
+    cx: &Context<'_>,
+) -> Result<bool> {
+    let questions: Vec<_> = applied.facts.iter().map(|fact| fact.question.clone()).collect();
+    let answers = answer(lower, &questions)?;
+    if !applied.facts.iter().zip(&answers).all(|(fact, real)| facts::confirms(&fact.answer, real)) {
+        return Ok(false);
+    }
+    let (tree, scratch) = (Root::new(place.tree), Rc::new(place.scratch));
+    let metadata = Metadata::new(form, Owners::of_this_process(ids)?, scratch, cx);
+    // Children first: a directory may be closed to its owner.
+    for (fact, real) in applied.facts.iter_mut().zip(answers).rev() {
+        if let (Answer::Directory(Some(guessed)), Answer::Directory(Some(real))) = (&fact.answer, &real)
+            && guessed != real
+        {
+            let path = &fact.question.path;
+            match tree.literal_dir(path) {
+                Ok(Some(dir)) => metadata.set(&dir, path, real, Before::New, Mode::Set)?,
+                Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+                // Its owner shut it out, or what was read there is not what stands there.
+                _ => return Ok(false),
+            }
+        }
+        fact.answer = real;
+    }
+    Ok(true)
+}
+
+fn unpack(
+    fresh: &mut dyn FnMut() -> Result<Place>,
+    lower: Lower<'_>,
+    form: Form,
+    layer: &mut dyn EntryStream,
+    ids: Ids,
+    cx: &Context<'_>,
+) -> Result<Outcome> {
     let mut hidden = Hidden::default();
     let mut contradiction = None;
     let report = cx.mark();

@@ -4,12 +4,11 @@ use std::fs::File;
 
 use super::directories::join;
 use super::entries::Applier;
-use super::facts::answer_one;
 use super::metadata::{self, Before, Mode};
 use crate::error::Result;
 use crate::path::EntryPath;
 use crate::sys::{Dir, FileType, copy, inode};
-use crate::tree::Detail;
+use crate::tree::{Answer, Detail};
 
 impl Applier<'_> {
     /// Gives the name, in the directory on which the cursor stands, an inode of its own. `false` for a device where none can be made.
@@ -18,10 +17,10 @@ impl Applier<'_> {
     pub(super) fn copy_up(&mut self, parent: &EntryPath, name: &[u8]) -> Result<bool> {
         let path = join(parent, name)?;
         let original = if self.form.is_overlay() {
-            let answer = answer_one(self.lower, &path, Detail::Content)?;
+            let answer = self.lower.answer(&path, Detail::Content, Answer::Absent)?;
             self.facts.record(path.clone(), Detail::Content, answer);
             self.make_way()?;
-            self.lower.map(|lower| lower.literal(&path)).transpose()?.flatten()
+            self.lower.tree().map(|lower| lower.literal(&path)).transpose()?.flatten()
         } else {
             Some(self.dir()?.child_path_fd(name)?)
         };

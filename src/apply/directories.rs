@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::entries::Applier;
+use super::facts::Lower;
 use super::metadata::{Before, DEFAULT_ACL, Mode};
 use super::placed::{OPAQUE, OWN};
 use super::{Form, metadata};
@@ -242,7 +243,13 @@ impl Applier<'_> {
         let frame = self.frames.get(index).ok_or_else(lost)?;
         let (name, path) = (frame.name.clone(), frame.path.clone());
         let attributes = match (state, self.lower) {
-            (State::Lower, Some(lower)) => {
+            (State::Lower, Lower::Unknown) => {
+                // What it is in fact is filled in when that is known.
+                let attributes = self.metadata.admit(&path, Attributes::implied())?;
+                self.facts.record(path.clone(), Detail::Attributes, Answer::Directory(Some(Box::new(attributes.clone()))));
+                attributes
+            }
+            (State::Lower, Lower::Tree(lower)) => {
                 let held = lower.literal(&path)?.ok_or_else(lost)?;
                 let attributes = metadata::read(held)?;
                 self.facts.record(path.clone(), Detail::Attributes, Answer::Directory(Some(Box::new(attributes.clone()))));

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::directories::{Frame, State};
-use super::facts::Facts;
+use super::facts::{Facts, Lower};
 use super::links::{self, Links};
 use super::markers::Hidden;
 use super::metadata::{Before, Metadata, Mode};
@@ -21,11 +21,19 @@ use crate::snapshot::Usage;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 use crate::tree::{Applied, Ids};
 
+/// What a pass came to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) applied: Applied,
+    /// It rests on guesses that cannot all be true.
+    pub(super) contradictory: bool,
+}
+
 /// One pass over a layer.
 #[derive(Debug)]
 pub(super) struct Applier<'a> {
     pub(super) form: Form,
-    pub(super) lower: Option<&'a Root>,
+    pub(super) lower: Lower<'a>,
     /// What the layer's markers hide, where that is known already.
     pub(super) hidden: &'a Hidden,
     pub(super) cx: &'a Context<'a>,
@@ -56,7 +64,7 @@ pub(super) struct Applier<'a> {
 impl<'a> Applier<'a> {
     pub(super) fn new(
         place: Place,
-        lower: Option<&'a Root>,
+        lower: Lower<'a>,
         form: Form,
         hidden: &'a Hidden,
         ids: Ids,
@@ -293,7 +301,7 @@ impl<'a> Applier<'a> {
 
     /// The layer is complete, and this is what its markers hide; `cuts` when one of them stands at the root and hides everything
     /// whatever the parent is.
-    pub(super) fn finish(mut self, hidden: &Hidden, cuts: bool) -> Result<Applied> {
+    pub(super) fn finish(mut self, hidden: &Hidden, cuts: bool) -> Result<Outcome> {
         if let Some(error) = self.invalid.take() {
             return Err(error);
         }
@@ -303,7 +311,8 @@ impl<'a> Applier<'a> {
         self.scratch.clear()?;
         let overlay = self.form.is_overlay();
         self.facts.merge(self.marker_facts);
-        Ok(Applied {
+        let contradictory = self.facts.is_contradictory();
+        let applied = Applied {
             // A tree in plain form belongs to its parent, and one that hides everything below rests on nothing, unless a symlink of the
             // parent led a marker to the root.
             facts: if overlay && !cuts { self.facts.finish() } else { Vec::new() },
@@ -311,7 +320,8 @@ impl<'a> Applier<'a> {
             cut,
             empty: !self.changed && !cut,
             usage: Usage::default(),
-        })
+        };
+        Ok(Outcome { applied, contradictory })
     }
 }
 

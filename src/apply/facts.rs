@@ -23,7 +23,56 @@ pub(crate) fn answer(lower: Option<&Root>, questions: &[Question]) -> Result<Vec
     questions.iter().map(|question| answer_one(lower, &question.path, question.detail)).collect()
 }
 
-pub(super) fn answer_one(lower: Option<&Root>, path: &EntryPath, detail: Detail) -> Result<Answer> {
+/// The parent that is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Lower<'a> {
+    /// There is none: everything is absent in it.
+    Nothing,
+    /// Its tree as a container sees it.
+    Tree(&'a Root),
+    /// It is not there yet. What is mostly so is taken for its answer, and is to be compared with the real one: see [`settle`].
+    Unknown,
+}
+
+impl<'a> From<Option<&'a Root>> for Lower<'a> {
+    fn from(lower: Option<&'a Root>) -> Self {
+        lower.map_or(Self::Nothing, Self::Tree)
+    }
+}
+
+impl<'a> Lower<'a> {
+    /// What it has at a path; `guess`, where it is not known.
+    pub(super) fn answer(self, path: &EntryPath, detail: Detail, guess: Answer) -> Result<Answer> {
+        match self {
+            Self::Nothing => Ok(Answer::Absent),
+            Self::Tree(root) => answer_one(Some(root), path, detail),
+            Self::Unknown => Ok(guess),
+        }
+    }
+
+    pub(super) fn is_unknown(self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+
+    pub(super) fn tree(self) -> Option<&'a Root> {
+        match self {
+            Self::Tree(root) => Some(root),
+            Self::Nothing | Self::Unknown => None,
+        }
+    }
+}
+
+/// Whether a parent's answer is the guessed one as far as that mattered: `Other` stands for anything that is there.
+pub(super) fn confirms(guess: &Answer, real: &Answer) -> bool {
+    match guess {
+        Answer::Absent => *real == Answer::Absent,
+        Answer::Directory(_) => matches!(real, Answer::Directory(_)),
+        Answer::Other(_) => *real != Answer::Absent,
+        Answer::Symlink(_) => guess == real,
+    }
+}
+
+fn answer_one(lower: Option<&Root>, path: &EntryPath, detail: Detail) -> Result<Answer> {
     let Some(held) = lower.map(|lower| lower.literal(path)).transpose()?.flatten() else { return Ok(Answer::Absent) };
     let stat = inode::stat(&held)?;
     Ok(match stat.file_type {
@@ -75,48 +124,64 @@ impl std::io::Write for Sink<'_> {
 
 /// Questions with their answers, each path once, in as much detail as was ever asked.
 #[derive(Debug, Default)]
-pub(super) struct Facts(BTreeMap<EntryPath, (Detail, Answer)>);
+pub(super) struct Facts {
+    known: BTreeMap<EntryPath, (Detail, Answer)>,
+    /// One path was guessed to be there and to be absent.
+    contradictory: bool,
+}
 
 impl Facts {
     pub(super) fn record(&mut self, path: EntryPath, detail: Detail, answer: Answer) {
-        match self.0.get_mut(&path) {
-            Some(known) if known.0 >= detail => {}
-            Some(known) => *known = (detail, answer),
+        match self.known.get_mut(&path) {
+            Some(known) => {
+                self.contradictory |= (known.1 == Answer::Absent) != (answer == Answer::Absent);
+                // A guess that says more takes the place of one that says only that something is there.
+                let says_more = known.0 == detail && matches!((&known.1, &answer), (Answer::Other(None), Answer::Directory(_)));
+                if known.0 < detail || says_more {
+                    *known = (detail, answer);
+                }
+            }
             None => {
-                self.0.insert(path, (detail, answer));
+                self.known.insert(path, (detail, answer));
             }
         }
     }
 
     /// Whether something that is there was used at this path.
     pub(super) fn used(&self, path: &EntryPath) -> bool {
-        self.0.get(path).is_some_and(|(_, answer)| *answer != Answer::Absent)
+        self.known.get(path).is_some_and(|(_, answer)| *answer != Answer::Absent)
     }
 
     /// Whether something that is there was used below this path.
     pub(super) fn used_below(&self, path: &EntryPath) -> bool {
         // What lies below `a` is all that begins with `a/`, and `a0` is the first name after that.
         let Ok(first) = path.join("\u{1}") else { return false };
-        self.0
+        self.known
             .range::<EntryPath, _>((Bound::Included(&first), Bound::Unbounded))
             .take_while(|(found, _)| found.starts_with(path))
             .any(|(_, (_, answer))| *answer != Answer::Absent)
     }
 
     pub(super) fn merge(&mut self, other: Self) {
-        for (path, (detail, answer)) in other.0 {
+        self.contradictory |= other.contradictory;
+        for (path, (detail, answer)) in other.known {
             self.record(path, detail, answer);
         }
+    }
+
+    /// Whether guesses contradict each other, so that no parent gives these answers.
+    pub(super) fn is_contradictory(&self) -> bool {
+        self.contradictory
     }
 
     /// Sorted by question. That `a` is a directory goes without saying where something was found below it.
     pub(super) fn finish(self) -> Vec<Fact> {
         let implied: Vec<bool> = self
-            .0
+            .known
             .iter()
             .map(|(path, (_, answer))| path.is_root() || (*answer == Answer::Directory(None) && self.used_below(path)))
             .collect();
-        self.0
+        self.known
             .into_iter()
             .zip(implied)
             .filter(|(_, implied)| !implied)

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Reason;
 use crate::sys::Dir;
+use crate::tree::Answer;
 
 /// Links whose targets are not there yet.
 #[derive(Debug, Default)]
@@ -210,7 +211,8 @@ impl Applier<'_> {
         }
         let Some(name) = target.file_name() else { return Ok((EntryPath::ROOT, Target::Directory)) };
         self.resolve_parent(target)?;
-        let found = match self.look(name)? {
+        // Tools write what a link of a layer names into the same layer.
+        let found = match self.look_for(name, Answer::Absent)? {
             Found::Nothing => Target::Missing,
             Found::Directory(_) => Target::Directory,
             Found::Symlink { in_tree: true, .. } | Found::Other { in_tree: true } => Target::InTree,

@@ -4,7 +4,6 @@
 
 use super::directories::State;
 use super::entries::Applier;
-use super::facts::answer_one;
 use super::placed::OWN;
 use crate::error::Result;
 use crate::path::{COMPONENT_MAX, EntryPath};
@@ -28,8 +27,13 @@ pub(super) enum Found {
 }
 
 impl Applier<'_> {
-    /// Looks at a name in the directory on which the cursor stands.
+    /// Looks for a directory in the one on which the cursor stands.
     pub(super) fn look(&mut self, name: &[u8]) -> Result<Found> {
+        self.look_for(name, Answer::Directory(None))
+    }
+
+    /// Looks at a name in the directory on which the cursor stands; `guess` is what a parent that is not known has there.
+    pub(super) fn look_for(&mut self, name: &[u8], guess: Answer) -> Result<Found> {
         // No file system has such a name.
         if name.len() > COMPONENT_MAX {
             return Ok(Found::Nothing);
@@ -48,7 +52,7 @@ impl Applier<'_> {
         if !lower || self.hidden.hides(&path) {
             return Ok(Found::Nothing);
         }
-        let answer = answer_one(self.lower, &path, Detail::Kind)?;
+        let answer = self.lower.answer(&path, Detail::Kind, guess)?;
         self.facts.record(path, Detail::Kind, answer.clone());
         Ok(match answer {
             Answer::Absent => Found::Nothing,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::PASSES;
 use super::directories::{State, join};
 use super::entries::Applier;
-use super::facts::{Facts, answer_one};
+use super::facts::Facts;
 use super::placed::{ENTRY, OPAQUE, OWN};
 use crate::entry::Position;
 use crate::error::{Error, ErrorKind, Result};
@@ -187,9 +187,11 @@ impl Markers {
                 let Some(at) = free.clone().map_or_else(|| reach.go(Some(own)), |at| Ok(Some(at)))? else { continue };
                 let answer = reach.ask(join(&at, name)?)?;
                 if answer != Answer::Absent {
+                    // Not known: noted where it matters.
+                    let is_directory = matches!(answer, Answer::Directory(_)) || reach.applier.lower.is_unknown();
                     let inside = hidden.0.entry(at).or_default().names.entry(name.clone()).or_default();
                     inside.sources.insert(number);
-                    inside.is_directory = matches!(answer, Answer::Directory(_));
+                    inside.is_directory = is_directory;
                 }
             }
         }
@@ -209,7 +211,7 @@ impl Reach<'_, '_> {
     /// or another whiteout of its own, nor one that stands below another marker.
     fn go(&mut self, asking: Option<Asking<'_>>) -> Result<Option<EntryPath>> {
         // Mostly all of it are directories: one question.
-        let directly = answer_one(self.applier.lower, self.directory, Detail::Kind)?;
+        let directly = self.applier.lower.answer(self.directory, Detail::Kind, Answer::Directory(None))?;
         if matches!(directly, Answer::Directory(_)) {
             self.applier.marker_facts.record(self.directory.clone(), Detail::Kind, directly);
             return Ok(Some(self.directory.clone()));
@@ -244,7 +246,8 @@ impl Reach<'_, '_> {
     }
 
     fn ask(&mut self, path: EntryPath) -> Result<Answer> {
-        let answer = answer_one(self.applier.lower, &path, Detail::Kind)?;
+        // Nobody hides what is not there.
+        let answer = self.applier.lower.answer(&path, Detail::Kind, Answer::Other(None))?;
         self.applier.marker_facts.record(path, Detail::Kind, answer.clone());
         Ok(answer)
     }
@@ -288,7 +291,13 @@ impl Applier<'_> {
         {
             // Only a directory lets something of the lower tree show.
             let path = self.here_path(name)?;
-            return if stat.is_dir() && is_directory && !self.placed.has(&path, OPAQUE) { self.opaque_child(name) } else { Ok(()) };
+            if !(stat.is_dir() && is_directory && !self.placed.has(&path, OPAQUE)) {
+                return Ok(());
+            }
+            if self.lower.is_unknown() {
+                self.marker_facts.record(path, Detail::Kind, Answer::Directory(None));
+            }
+            return self.opaque_child(name);
         }
         self.make_way()?;
         self.link_whiteout(name)

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::stack::{OVERLAY, Stack, check, forms, gives, refuses, runs};
+use std::sync::atomic::Ordering;
+
+use super::stack::{CONFIRMED, GUESSED, OVERLAY, Stack, check, forms, gives, refuses, runs};
 use crate::apply::Form;
 use crate::sys::test_support::{Place, mounting};
 use crate::testing::{Layer, Tree};
@@ -243,6 +245,9 @@ fn random_stacks_make_what_the_model_makes() {
     }
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
     random(cases).unwrap_or_else(|text| panic!("{text}"));
+    let (guessed, confirmed) = (GUESSED.load(Ordering::Relaxed), CONFIRMED.load(Ordering::Relaxed));
+    println!("{guessed} layers were applied by guesses, {confirmed} guesses were confirmed");
+    assert!(confirmed > guessed / 10 && confirmed < guessed);
 }
 
 fn random(cases: u32) -> Result<(), String> {

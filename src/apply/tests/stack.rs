@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::MountAttrFlags;
 
-use crate::apply::{Form, Place, answer, apply};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::apply::{Form, Place, answer, apply, guess, settle};
 use crate::entry::{Attributes, EntryStream};
 use crate::error::{ErrorKind, Result};
 use crate::progress::{Context, Report};
@@ -18,6 +20,10 @@ use crate::whiteout::overlay::Style;
 
 pub(super) const OVERLAY: Form = Form::Overlay { style: Style::Trusted, escapes: true };
 pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
+
+/// How many layers were applied by guesses, and how many of these their parents confirmed.
+pub(super) static GUESSED: AtomicUsize = AtomicUsize::new(0);
+pub(super) static CONFIRMED: AtomicUsize = AtomicUsize::new(0);
 
 /// Both forms, as this process can mount them.
 pub(super) fn forms() -> [Form; 2] {
@@ -60,8 +66,41 @@ impl Stack {
         self.chain.last().unwrap()
     }
 
+    /// Applies a layer; in overlay form also by guesses, which make the same or are found to be wrong.
     pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
-        self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied)
+        let below = self.root.clone();
+        let guessed = if self.form.is_overlay() { self.guess(layer)? } else { None };
+        let applied = self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied);
+        let Some((tree, guessed)) = guessed else { return applied };
+        let applied = applied.unwrap_or_else(|error| panic!("the guess was confirmed, and it is {error}\n{layer:#?}"));
+        // A guess may have to look again where the parent's answers did not, and then rests on less.
+        assert_eq!(Applied { facts: Vec::new(), ..guessed }, Applied { facts: Vec::new(), ..applied.clone() }, "{layer:#?}");
+        set_root(&Dir::open(&tree).unwrap(), applied.root.as_ref().unwrap_or(&below));
+        let expected = self.read();
+        let top = self.chain.pop().unwrap();
+        self.chain.push(tree);
+        let difference = expected.difference(&self.read());
+        self.chain.pop();
+        self.chain.push(top);
+        assert!(difference.is_empty(), "guessed:\n{}\n{layer:#?}", difference.join("\n"));
+        CONFIRMED.fetch_add(1, Ordering::Relaxed);
+        Ok(applied)
+    }
+
+    /// The tree made by guesses, where the parent confirms them.
+    fn guess(&mut self, layer: &Layer) -> Result<Option<(PathBuf, Applied)>> {
+        let cx = Context::default();
+        let (form, mut tree, mut scratch) = (self.form, PathBuf::new(), PathBuf::new());
+        let mut fresh = || {
+            (tree, scratch) = (self.new_dir("guess"), self.new_dir("scratch"));
+            Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
+        };
+        let Some(mut applied) = guess(&mut fresh, form, &mut layer.stream()?, Ids::Exact, &cx)? else { return Ok(None) };
+        let lower = (!self.chain.is_empty()).then(|| Root::from_fd(self.view().0));
+        let place = Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? };
+        let settled = settle(place, lower.as_ref(), form, &mut applied, Ids::Exact, &cx)?;
+        GUESSED.fetch_add(1, Ordering::Relaxed);
+        Ok(settled.then_some((tree, applied)))
     }
 
     pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
