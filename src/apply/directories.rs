@@ -263,7 +263,7 @@ impl Applier<'_> {
         if replaces {
             dir.remove_tree(&name)?;
         }
-        let made = dir.mkdir_open(&name, 0o700)?;
+        let made = dir.mkdir_open(&name, self.metadata.creation_mode(&attributes, 0o700))?;
         self.placed.mark(&path, OWN);
         if opaque {
             self.make_opaque(&made, &path)?;

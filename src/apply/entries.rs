@@ -144,7 +144,8 @@ impl<'a> Applier<'a> {
         if self.step_in_tree(name) {
             return self.set_pending(attributes);
         }
-        match self.modify()?.mkdir(name, 0o700) {
+        let mode = self.metadata.creation_mode(&attributes, 0o700);
+        match self.modify()?.mkdir(name, mode) {
             Ok(()) => return self.enter_made(name, attributes, false),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -157,7 +158,7 @@ impl<'a> Applier<'a> {
         let opaque = self.here()?.lower;
         let dir = self.modify()?;
         dir.remove_tree(name)?;
-        dir.mkdir(name, 0o700)?;
+        dir.mkdir(name, mode)?;
         self.enter_made(name, attributes, opaque)
     }
 
@@ -202,7 +203,7 @@ impl<'a> Applier<'a> {
     ) -> Result<()> {
         match node {
             Node::File { size } => {
-                let file = dir.create_file(name, 0o600)?;
+                let file = dir.create_file(name, self.metadata.creation_mode(attributes, 0o600))?;
                 fill(&file, *size, layer, self.cx)?;
                 self.metadata.set(&file, path, attributes, Before::New, Mode::Set)
             }
@@ -215,7 +216,7 @@ impl<'a> Applier<'a> {
                 self.metadata.set(dir.child_path_fd(name)?, path, attributes, Before::New, Mode::None)
             }
             Node::Fifo => {
-                dir.mknod(name, FileType::Fifo, 0o600, (0, 0))?;
+                dir.mknod(name, FileType::Fifo, self.metadata.creation_mode(attributes, 0o600), (0, 0))?;
                 self.metadata.set(dir.child_path_fd(name)?, path, attributes, Before::New, Mode::Set)
             }
             Node::CharDevice { major, minor } => {
@@ -255,7 +256,7 @@ impl<'a> Applier<'a> {
             return Err(Error::new(ErrorKind::InvalidLayer, "apply entry")
                 .because("a character device 0:0 means a whiteout to overlayfs, so no layer may have one"));
         }
-        match dir.mknod(name, file_type, 0o600, device) {
+        match dir.mknod(name, file_type, self.metadata.creation_mode(attributes, 0o600), device) {
             Ok(()) => self.metadata.set(dir.child_path_fd(name)?, path, attributes, Before::New, Mode::Set).map(|()| true),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
             Err(error) => Err(error),

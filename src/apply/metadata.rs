@@ -87,9 +87,16 @@ impl<'a> Metadata<'a> {
         if before == Before::Old {
             self.remove_stale(fd, &attributes.xattrs)?;
         }
-        inode::set_owner(fd, attributes.uid, attributes.gid)?;
+        // Looking costs a fraction of a call that changes an inode, and mostly nothing needs to be changed.
+        let found = inode::stat(fd)?;
+        let mut found_mode = Some(found.mode);
+        if (found.uid, found.gid) != (attributes.uid, attributes.gid) {
+            inode::set_owner(fd, attributes.uid, attributes.gid)?;
+            // The new owner does not get these.
+            found_mode = found_mode.filter(|mode| mode & 0o6000 == 0);
+        }
         let writable = if self.privileged { attributes.mode } else { attributes.mode | 0o600 };
-        if mode == Mode::Set {
+        if mode == Mode::Set && found_mode != Some(writable) {
             inode::set_mode(fd, writable)?;
         }
         let (last, first): (Vec<_>, Vec<_>) = attributes.xattrs.iter().partition(|(name, _)| comes_last(name));
@@ -102,12 +109,21 @@ impl<'a> Metadata<'a> {
         for (name, value) in last {
             self.set_xattr(fd, path, name, value)?;
         }
-        self.set_mtime(fd, path, attributes.mtime)
+        self.set_mtime(fd, path, attributes.mtime, mode)
+    }
+
+    /// With which mode an inode is made, so that it mostly needs no other: what this process needs to write to it is added.
+    pub(super) fn creation_mode(&self, attributes: &Attributes, needed: u32) -> u32 {
+        let mode = attributes.mode & 0o777;
+        if self.privileged { mode } else { mode | needed }
     }
 
     /// Sets the modification time, and the access time to the same.
-    fn set_mtime(&self, fd: impl AsFd, path: &EntryPath, mtime: Timestamp) -> Result<()> {
-        inode::set_times(&fd, mtime, mtime)?;
+    fn set_mtime(&self, fd: impl AsFd, path: &EntryPath, mtime: Timestamp, mode: Mode) -> Result<()> {
+        match mode {
+            Mode::Set => inode::set_times(&fd, mtime, mtime)?,
+            Mode::None => inode::set_link_times(&fd, mtime, mtime)?,
+        }
         let safe = SAFE_SECONDS.contains(&mtime.seconds) && (mtime.nanoseconds == 0 || self.fine.get());
         if safe {
             return Ok(());

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -121,14 +121,27 @@ fn fchmodat2(fd: i32, mode: u32) -> std::result::Result<(), Errno> {
 /// Sets access and modification time.
 pub(crate) fn set_times(fd: impl AsFd, atime: Timestamp, mtime: Timestamp) -> Result<()> {
     let fd = fd.as_fd();
+    let times = timestamps(atime, mtime);
+    match rustix::fs::futimens(fd, &times) {
+        Err(Errno::BADF) => set_times_held(fd, &times),
+        done => done.map_err(|error| Error::io("utimensat", error).at(describe(fd, b""))),
+    }
+}
+
+/// The same for an `O_PATH` descriptor, all that there is of a symlink, in one call.
+pub(crate) fn set_link_times(fd: impl AsFd, atime: Timestamp, mtime: Timestamp) -> Result<()> {
+    set_times_held(fd.as_fd(), &timestamps(atime, mtime))
+}
+
+fn timestamps(atime: Timestamp, mtime: Timestamp) -> Timestamps {
     let spec = |time: Timestamp| Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
-    let times = Timestamps { last_access: spec(atime), last_modification: spec(mtime) };
-    let done = match rustix::fs::futimens(fd, &times) {
-        // An O_PATH descriptor: AT_EMPTY_PATH since Linux 5.8.
-        Err(Errno::BADF) => match rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH) {
-            Err(Errno::INVAL) => rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd), &times, AtFlags::empty()),
-            done => done,
-        },
+    Timestamps { last_access: spec(atime), last_modification: spec(mtime) }
+}
+
+/// `AT_EMPTY_PATH` is known since Linux 5.8; the magic link always worked.
+fn set_times_held(fd: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
+    let done = match rustix::fs::utimensat(fd, c"", times, AtFlags::EMPTY_PATH) {
+        Err(Errno::INVAL) => rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd), times, AtFlags::empty()),
         done => done,
     };
     done.map_err(|error| Error::io("utimensat", error).at(describe(fd, b"")))
