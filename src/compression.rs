@@ -4,6 +4,7 @@
 //! level is taken off, in this process. A [`Decoder`] that says "end" has read and checked the input to its true end; an [`Encoder`]
 //! writes the same bytes on every machine, however its input is cut.
 
+mod blocks;
 mod decoder;
 mod encoder;
 mod input;

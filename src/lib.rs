@@ -78,7 +78,9 @@
     )
 )]
 
+pub(crate) mod durability;
 pub mod error;
+pub(crate) mod parallel;
 pub mod path;
 
 pub mod compression;
@@ -115,7 +117,9 @@ pub mod cli;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use durability::Durability;
 pub use error::{Error, ErrorKind, Result};
+pub use parallel::Parallelism;
 pub use progress::{Context, Report};
 
 /// The examples of the README compile.

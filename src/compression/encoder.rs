@@ -1,18 +1,19 @@
 //! The compressing writer.
 //!
 //! Deterministic: the same bytes in give the same bytes out for one version of this crate, whatever the machine, and however the
-//! input was cut into writes (it is handed to the codec in blocks of one size). No time, name or system stands in a header.
+//! input was cut into writes (it is handed to the codec in blocks of one size) and by how many threads it is compressed. No time, name or
+//! system stands in a header.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use super::Compression;
+use super::blocks::Gzip;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::Parallelism;
 
 /// What the codecs get at a time.
 const BLOCK: usize = 128 * 1024;
-/// RFC 1952's "unknown" operating system.
-const UNKNOWN_SYSTEM: u8 = 255;
 const GZIP_DEFAULT: u32 = 6;
 const ZSTD_DEFAULT: i32 = 3;
 const OP: &str = "compress layer";
@@ -27,7 +28,7 @@ pub struct Encoder<W: Write> {
 
 enum Form<W: Write> {
     Plain(W),
-    Gzip(flate2::write::GzEncoder<W>),
+    Gzip(Box<Gzip<W>>),
     Zstd(zstd::stream::write::Encoder<'static, W>),
 }
 
@@ -48,8 +49,7 @@ impl<W: Write> Encoder<W> {
                 if level > 9 {
                     return Err(refuse(level, "0 to 9"));
                 }
-                let header = flate2::GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM);
-                Form::Gzip(header.write(writer, flate2::Compression::new(level)))
+                Form::Gzip(Box::new(Gzip::new(writer, level)))
             }
             Compression::Zstd => {
                 let level = match level {
@@ -63,6 +63,16 @@ impl<W: Write> Encoder<W> {
             }
         };
         Ok(Self { form, block: Vec::new() })
+    }
+
+    /// By so many threads, the caller's among them; by that one alone, as without this, no others are started. Only gzip gains from it.
+    /// They have ended when the encoder is finished or dropped.
+    pub fn parallel(self, parallelism: Parallelism) -> Self {
+        let form = match self.form {
+            Form::Gzip(encoder) => Form::Gzip(Box::new(encoder.parallel(parallelism))),
+            other => other,
+        };
+        Self { form, ..self }
     }
 
     /// What the output is compressed with.

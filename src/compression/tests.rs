@@ -236,3 +236,37 @@ fn expansion_is_refused_one_byte_above_the_ratio() {
     }
     assert_eq!(read(Compression::None, b"plain", 0, Some(1)), Ok(5));
 }
+
+#[test]
+fn gzip_is_the_same_by_any_number_of_threads_and_costs_little() {
+    // Text of which a window holds enough to find repeats, over several blocks.
+    let mut text = Vec::new();
+    let mut state = 1_u64;
+    while text.len() < (5 << 20) + 77 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.extend_from_slice(format!("line {} of {}\n", state >> 50, state >> 57).as_bytes());
+    }
+    for length in [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20, text.len()] {
+        let plain = &text[..length];
+        let by = |threads, cut| {
+            let encoder = Encoder::new(Vec::new(), Compression::Gzip, None).unwrap();
+            let mut encoder = encoder.parallel(crate::Parallelism::new(threads));
+            for piece in plain.chunks(cut) {
+                encoder.write_all(piece).unwrap();
+            }
+            encoder.finish().unwrap()
+        };
+        let one = by(1, 1 << 16);
+        for (threads, cut) in [(2, 1 << 20), (3, 4097), (8, 7 << 20)] {
+            assert!(by(threads, cut) == one, "{length} bytes by {threads} threads");
+        }
+        let mut whole = Vec::new();
+        let mut reader = flate2::read::GzDecoder::new(one.as_slice());
+        std::io::Read::read_to_end(&mut reader, &mut whole).unwrap();
+        assert!(whole == plain && reader.into_inner().is_empty(), "one member of {length} bytes");
+        let mut serial = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        serial.write_all(plain).unwrap();
+        let serial = serial.finish().unwrap().len();
+        assert!(one.len() <= serial + serial / 20 + 32, "{} bytes against {serial}", one.len());
+    }
+}

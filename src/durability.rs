@@ -1,0 +1,27 @@
+//! What an import survives once it has returned.
+
+/// What an import survives once it has returned.
+///
+/// `Full` rests on `syncfs(2)`, which on ext4, xfs, btrfs and tmpfs returns only when all that was written to the file system before is
+/// on the disk, and reports a write that failed since the store's descriptor was opened. It is called once for all layers of an image.
+/// That takes few and large writes, where an `fsync` of each file would take one journal commit or log flush per file, and on btrfs tens
+/// of seconds for a node image; but it waits for what other programs have written to the same file system as well. To leave little for
+/// the end, write-back of large files begins while they are unpacked. A write that failed is never tried again: the kernel has thrown its
+/// data away, so the trees are discarded and the import fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Durability {
+    /// A power cut: bytes are on the disk before anything names them.
+    #[default]
+    Full,
+    /// The end of the process, not a power cut. After one within the half minute or so that the kernel takes to write, the store may
+    /// name layers whose files are empty or missing, and nothing but a full check tells; and the last imports may be forgotten. For
+    /// stores that are made anew after a crash, and for benchmarks beside tools that do no better.
+    Relaxed,
+}
+
+impl Durability {
+    pub(crate) const fn is_full(self) -> bool {
+        matches!(self, Self::Full)
+    }
+}

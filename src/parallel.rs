@@ -1,0 +1,78 @@
+//! How many threads an operation works with, and which of its parts has one.
+//!
+//! Threads are started inside a call and have ended when it returns. No result depends on their number.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many threads an operation works with, the caller's among them: with one none are started. As many as there are processors by
+/// default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parallelism(NonZeroUsize);
+
+impl Parallelism {
+    /// The caller's thread alone.
+    pub const ONE: Self = Self(NonZeroUsize::MIN);
+
+    /// So many threads; 0 is one.
+    pub const fn new(threads: usize) -> Self {
+        match NonZeroUsize::new(threads) {
+            Some(threads) => Self(threads),
+            None => Self::ONE,
+        }
+    }
+
+    /// So many threads.
+    pub const fn get(self) -> usize {
+        self.0.get()
+    }
+}
+
+impl Default for Parallelism {
+    fn default() -> Self {
+        std::thread::available_parallelism().map_or(Self::ONE, Self)
+    }
+}
+
+/// The threads that the parts of one operation may start yet. Clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Crew(Arc<AtomicUsize>);
+
+/// The right to one thread, given back when it is dropped.
+#[derive(Debug)]
+#[must_use = "the thread's place is given back when this is dropped"]
+pub(crate) struct Seat(Crew);
+
+impl Crew {
+    pub(crate) fn new(parallelism: Parallelism) -> Self {
+        Self(Arc::new(AtomicUsize::new(parallelism.get().saturating_sub(1))))
+    }
+
+    /// A place for one more thread, if there is one.
+    pub(crate) fn take(&self) -> Option<Seat> {
+        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(1));
+        taken.ok().map(|_| Seat(self.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_threads_as_were_allowed_and_no_more() {
+        assert!(Crew::new(Parallelism::new(0)).take().is_none());
+        let crew = Crew::new(Parallelism::new(3));
+        let (one, other) = (crew.take(), crew.clone().take());
+        assert!(one.is_some() && other.is_some() && crew.take().is_none());
+        drop(one);
+        assert!(crew.take().is_some());
+    }
+}
