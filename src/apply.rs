@@ -28,9 +28,9 @@ mod placed;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use facts::{Lower, answer};
 pub(crate) use owners::own_root;
 pub(crate) use parent::restore;
-pub(crate) use facts::{Lower, answer};
 
 use std::rc::Rc;
 

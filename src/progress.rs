@@ -209,6 +209,16 @@ impl<'a> Context<'a> {
         Self { strict: true, ..self }
     }
 
+    /// As strict as this one, told to whom it may concern, with a report of its own.
+    pub(crate) fn apart<'b>(&self, progress: &'b dyn Progress) -> Context<'b> {
+        Context { progress, strict: self.strict, report: Mutex::default() }
+    }
+
+    /// Appends what a part of the operation reported.
+    pub(crate) fn absorb(&self, report: Report) {
+        self.lock().merge(report);
+    }
+
     /// Whoever watches.
     pub fn progress(&self) -> &'a dyn Progress {
         self.progress

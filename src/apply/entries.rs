@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
+use crate::sys::durable::WriteBehind;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 use crate::tree::{Applied, Ids};
 
@@ -346,12 +347,14 @@ fn fill(file: &File, size: u64, layer: &mut dyn EntryStream, cx: &Context<'_>) -
     let failed = |op, error: std::io::Error| Error::io(op, error);
     let mut end = 0;
     let mut chunks = 0_u32;
+    let mut behind = WriteBehind::default();
     while let Some(chunk) = layer.chunk()? {
         let next = chunk.offset.checked_add(chunk.data.len() as u64).filter(|&next| next <= size && chunk.offset >= end);
         end = next.ok_or_else(|| {
             Error::new(ErrorKind::InvalidLayer, "apply entry").because("its content does not fit the size that was declared")
         })?;
         file.write_all_at(chunk.data, chunk.offset).map_err(|error| failed("pwrite", error))?;
+        behind.wrote(file, end);
         chunks = chunks.wrapping_add(1);
         if chunks.is_multiple_of(64) {
             cx.check("apply layer")?;

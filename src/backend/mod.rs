@@ -93,6 +93,38 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `InvalidLayer`, `LimitExceeded`, `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`.
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied>;
 
+    /// Whether layers can be unpacked before what they stand on is there: [`apply_ahead`](Self::apply_ahead).
+    fn unpacks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Unpacks a layer over a chain as [`apply`](Self::apply) does; without one over a chain that is not there yet, whose answers
+    /// are guessed: then the tree is to be [settled](Self::settle) before anything stands on it. Nothing is durable when it returns, and
+    /// the usage is still to be asked for. `None` where the layer cannot be unpacked without its chain; nothing is left then.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    fn apply_ahead(
+        &self,
+        _tree: TreeId,
+        _chain: Option<&[TreeId]>,
+        _layer: &mut dyn EntryStream,
+        _ids: Ids,
+        _cx: &Context<'_>,
+    ) -> Result<Option<Applied>> {
+        Ok(None)
+    }
+
+    /// Compares the answers that were guessed with those of the chain, and fills in what was not known: the tree and its facts are then
+    /// as if it had been unpacked over the chain. `false` where a guess was wrong in kind: the layer has to be unpacked again. Nothing is
+    /// durable when it returns.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    fn settle(&self, _tree: TreeId, _chain: &[TreeId], _applied: &mut Applied, _ids: Ids, _cx: &Context<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What a chain says to the questions that a tree rests on, in their order.
     ///
     /// # Errors

@@ -172,25 +172,36 @@ impl Overlay {
         self.overlay(&[TreeId::EMPTY], Some(tree))?.claim()
     }
 
-    fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
-        let point = SyncPoint::before_writes(&self.trees)?;
+    /// Unpacks a layer, over an unknown chain by guesses. Nothing is durable, and the usage is not known yet.
+    fn unpack(
+        &self,
+        tree: TreeId,
+        chain: Option<&[TreeId]>,
+        layer: &mut dyn EntryStream,
+        ids: Ids,
+        cx: &Context<'_>,
+    ) -> Result<Option<Applied>> {
         let form = self.form()?;
-        let lower = self.view(chain)?;
+        let lower = chain.map(|chain| self.view(chain)).transpose()?;
         let mut fresh = || {
             let dir = self.make(tree, &Attributes::implied())?;
             Ok(Place { tree: dir.child(FS.as_bytes())?, scratch: dir.child(WORK.as_bytes())? })
         };
-        let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
-        if applied.empty {
-            self.trees.remove_tree(&name(tree))?;
-            return Ok(applied);
+        let applied = match &lower {
+            Some(lower) => Some(apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?),
+            None => apply::guess(&mut fresh, form, layer, ids, cx)?,
+        };
+        match &applied {
+            Some(applied) if !applied.empty => self.tree(tree)?.remove_tree(WORK.as_bytes())?,
+            _ => self.trees.remove_tree(&name(tree))?,
         }
-        let dir = self.tree(tree)?;
-        dir.remove_tree(WORK.as_bytes())?;
-        point.sync()?;
-        // File systems that allocate late know only now.
-        applied.usage = usage(&dir)?;
         Ok(applied)
+    }
+
+    fn unless_failed<T>(&self, tree: TreeId, done: Result<T>) -> Result<T> {
+        done.inspect_err(|_| {
+            let _ = self.trees.remove_tree(&name(tree));
+        })
     }
 }
 
@@ -226,9 +237,46 @@ impl Backend for Overlay {
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
         self.refuse_empty(tree, "apply layer")?;
-        self.unpack(tree, chain, layer, ids, cx).inspect_err(|_| {
-            let _ = self.trees.remove_tree(&name(tree));
-        })
+        let point = SyncPoint::before_writes(&self.trees)?;
+        let done = self.unpack(tree, Some(chain), layer, ids, cx).and_then(|applied| {
+            let mut applied = applied.ok_or_else(|| Error::new(ErrorKind::Unsupported, "apply layer"))?;
+            if !applied.empty {
+                point.sync()?;
+                // File systems that allocate late know only now.
+                applied.usage = usage(&self.tree(tree)?)?;
+            }
+            Ok(applied)
+        });
+        self.unless_failed(tree, done)
+    }
+
+    fn unpacks_ahead(&self) -> bool {
+        true
+    }
+
+    fn apply_ahead(
+        &self,
+        tree: TreeId,
+        chain: Option<&[TreeId]>,
+        layer: &mut dyn EntryStream,
+        ids: Ids,
+        cx: &Context<'_>,
+    ) -> Result<Option<Applied>> {
+        self.refuse_empty(tree, "apply layer")?;
+        self.unless_failed(tree, self.unpack(tree, chain, layer, ids, cx))
+    }
+
+    fn settle(&self, tree: TreeId, chain: &[TreeId], applied: &mut Applied, ids: Ids, cx: &Context<'_>) -> Result<bool> {
+        let lower = if applied.facts.is_empty() { None } else { self.view(chain)? };
+        let place = if applied.empty {
+            // Nothing to fill in, but answers to compare.
+            Place { tree: self.trees.try_clone()?, scratch: self.trees.try_clone()? }
+        } else {
+            let scratch = self.tree(tree)?;
+            Place { tree: scratch.child(FS.as_bytes())?, scratch }
+        };
+        let done = apply::settle(place, lower.as_ref(), self.form()?, applied, ids, cx);
+        self.unless_failed(tree, done)
     }
 
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {

@@ -44,6 +44,12 @@ pub(super) struct Global {
     /// Also on a file system of the network, where two processes that use the store at once can destroy it
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) any_file_system: bool,
+    /// With how many threads; 1 starts none [default: as many as there are processors]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "N")]
+    pub(super) threads: Option<std::num::NonZeroUsize>,
+    /// What an import survives
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "HOW", default_value = "full")]
+    pub(super) durability: DurabilityName,
     /// One JSON document on standard output; an error as one JSON object on standard error
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) json: bool,
@@ -63,6 +69,14 @@ pub(super) enum BackendName {
     Overlay,
     /// A full copy of the parent, sharing blocks where the file system can
     Copy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum DurabilityName {
+    /// A power cut
+    Full,
+    /// The end of the process; after a power cut layers may be damaged, and nothing but a full check tells
+    Relaxed,
 }
 
 #[derive(Debug, Subcommand)]

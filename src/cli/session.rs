@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::args::{BackendName, Global, IdsName};
+use super::args::{BackendName, DurabilityName, Global, IdsName};
 use super::output::{Failure, Output};
 use super::progress::Watch;
 use super::unshare;
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::Parallelism;
 use crate::progress::{Context, Report};
 use crate::store::{BackendChoice, FileSystems, Store, StoreOptions};
 use crate::tree::Ids;
@@ -32,7 +34,18 @@ impl<'a> Session<'a> {
             IdsName::Squash => Ids::Squash,
         };
         let file_systems = if global.any_file_system { FileSystems::Any } else { FileSystems::Safe };
-        let store = Store::open_with(&StoreOptions::new(root).backend(backend).ids(ids).file_systems(file_systems))?;
+        let durability = match global.durability {
+            DurabilityName::Full => Durability::Full,
+            DurabilityName::Relaxed => Durability::Relaxed,
+        };
+        let parallelism = global.threads.map_or_else(Parallelism::default, |threads| Parallelism::new(threads.get()));
+        let options = StoreOptions::new(root)
+            .backend(backend)
+            .ids(ids)
+            .durability(durability)
+            .parallelism(parallelism)
+            .file_systems(file_systems);
+        let store = Store::open_with(&options)?;
         tracing::debug!(store = %store.root().display(), backend = store.backend().name(), reason = store.backend_reason(), "opened");
         Ok(Self { store, output })
     }

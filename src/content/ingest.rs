@@ -10,8 +10,10 @@ use std::os::unix::fs::FileExt;
 
 use super::{Added, Blob, Content, DISCARDED, Expected, MODE, duplicate, gone, wrong_size};
 use crate::digest::{Digest, Hasher};
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Context;
+use crate::sys::durable::WriteBehind;
 use crate::sys::flock::Flock;
 use crate::sys::{durable, inode};
 
@@ -43,6 +45,7 @@ pub struct Ingest {
     hasher: Hasher,
     offset: u64,
     hashed_again: u64,
+    behind: WriteBehind,
     end: End,
     // After `file`: the last descriptor to go gives the lock up explicitly.
     lock: Flock,
@@ -69,7 +72,8 @@ impl Ingest {
         let stat = inode::stat(&file)?;
         let end = if expected.digest.is_some() { End::Keep } else { End::Delete };
         let hasher = Hasher::new(expected.algorithm);
-        let mut ingest = Self { content, name, expected, file, hasher, offset: 0, hashed_again: 0, end, lock };
+        let mut ingest =
+            Self { content, name, expected, file, hasher, offset: 0, hashed_again: 0, behind: WriteBehind::default(), end, lock };
         if let Some(state) = suspended
             && inode::stat(&state.file)?.same_inode(&stat)
             && state.offset <= stat.size
@@ -134,6 +138,7 @@ impl Ingest {
         self.file.write_all_at(bytes, self.offset).map_err(|error| Error::io("pwrite", error).at(self.shown()))?;
         self.hasher.update(bytes);
         self.offset = after;
+        self.behind.wrote(&self.file, after);
         Ok(())
     }
 
@@ -165,13 +170,26 @@ impl Ingest {
     }
 
     /// Checks size and digest, and makes the bytes durable; they still have no name.
-    pub(crate) fn verify(mut self) -> Result<Verified> {
+    pub(crate) fn verify(self) -> Result<Verified> {
+        self.verify_to_survive(Durability::Full)
+    }
+
+    /// The same, as durable as is asked for.
+    pub(crate) fn verify_to_survive(mut self, durability: Durability) -> Result<Verified> {
         let digest = self.check()?;
-        // A failed sync is final: what the kernel dropped cannot be synced again.
-        let end = std::mem::replace(&mut self.end, End::Delete);
-        durable::sync(&self.file)?;
-        self.end = end;
+        if durability.is_full() {
+            // A failed sync is final: what the kernel dropped cannot be synced again.
+            let end = std::mem::replace(&mut self.end, End::Delete);
+            durable::sync(&self.file)?;
+            self.end = end;
+        }
         Ok(Verified { ingest: self, digest })
+    }
+
+    /// The bytes, all of which came: checked, to be read, still without a name.
+    pub(crate) fn checked(&mut self) -> Result<Blob> {
+        let digest = self.check()?;
+        Blob::proven(digest, duplicate(&self.lock)?)
     }
 
     /// Checks the bytes and takes their name away: they live as long as the blob is held.

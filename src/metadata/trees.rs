@@ -54,6 +54,16 @@ pub(crate) struct TreeRow {
     pub(crate) ids: Option<Ids>,
 }
 
+impl TreeRow {
+    /// What unpacking the layer came to.
+    pub(crate) fn into_applied(self) -> Applied {
+        let mut applied = Applied::new(self.usage);
+        (applied.facts, applied.root, applied.cut) = (self.facts, self.root, self.cut);
+        applied.empty = self.state == TreeState::Empty;
+        applied
+    }
+}
+
 /// What became of unpacking a layer into a tree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unpacked<'a> {

@@ -112,7 +112,7 @@ impl Store {
     ) -> Result<DiffOutcome> {
         // Any level is checked before the snapshot is looked at.
         let compressed = Hashing::new(BufWriter::with_capacity(BUFFER, writer), options.algorithm);
-        let encoder = Encoder::new(compressed, options.compression, options.level)?;
+        let encoder = Encoder::new(compressed, options.compression, options.level)?.parallel(self.parallelism());
         // Headers are written one by one; the digest takes them together.
         let plain = BufWriter::with_capacity(BUFFER, Hashing::new(encoder, options.algorithm));
         let mut archive = tar::Writer::new(plain);

@@ -12,6 +12,7 @@ use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
+use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
@@ -20,6 +21,8 @@ use crate::store::intake::Intake;
 use crate::store::layer::Incoming;
 use crate::store::select::{Chosen, Wanted};
 use crate::store::source::{Files, ImageSource};
+use crate::store::stack::Stack;
+use crate::store::supply::Supply;
 use crate::store::{docker_archive, select};
 use crate::tar::Limits;
 
@@ -155,9 +158,9 @@ impl Store {
         made: &mut Made,
         cx: &Context<'_>,
     ) -> Result<(Vec<String>, Image)> {
-        let mut intake = Intake::new(self.content(), self.metadata(), lease, cx);
+        let mut intake = Intake::new(self.content(), self.metadata(), lease, self.durability(), cx);
         let result = self.import_with(&mut intake, lease, source, options, made, cx);
-        made.blobs = intake.into_brought();
+        made.blobs.append(&mut intake.into_brought());
         result
     }
 
@@ -183,8 +186,13 @@ impl Store {
             Some(place) => error.at(place),
             None => error,
         })?;
-        let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
-        let layers = self.land_all(lease, &chosen, &blobs, limits, made, cx)?;
+        let layers = if self.backend().unpacks_ahead() {
+            let layers = chosen.layers.iter().zip(chosen.config.diff_ids());
+            Stack::new(self, lease, &files, layers, limits, cx).land(&mut made.chains, &mut made.blobs)?
+        } else {
+            let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
+            self.land_in_turn(lease, &chosen, &blobs, limits, made, cx)?
+        };
 
         let references = match &options.reference {
             Some(reference) => vec![reference.clone()],
@@ -195,7 +203,7 @@ impl Store {
             }
         };
         let row = row(&chosen, layers);
-        let transaction = self.metadata().write()?;
+        let transaction = self.write_durably()?;
         for reference in &references {
             transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
         }
@@ -207,7 +215,8 @@ impl Store {
         Ok((references, image))
     }
 
-    fn land_all(
+    /// One layer after the other, for a backend that needs each to be there for the next.
+    fn land_in_turn(
         &self,
         lease: LeaseId,
         chosen: &Chosen,
@@ -216,14 +225,15 @@ impl Store {
         made: &mut Made,
         cx: &Context<'_>,
     ) -> Result<Vec<ImageLayer>> {
-        let labels = Labels::new();
+        let (labels, crew) = (Labels::new(), Crew::new(self.parallelism()));
         let mut layers = Vec::new();
         let mut parent: Option<SnapshotRow> = None;
         for ((reference, blob), diff_id) in chosen.layers.iter().zip(blobs).zip(chosen.config.diff_ids()) {
             let landed = self.land(
                 lease,
                 &Incoming {
-                    blob,
+                    supply: &Supply::stored(blob.clone()),
+                    crew: &crew,
                     media_type: Some(&reference.descriptor.media_type),
                     diff_id,
                     parent: parent.as_ref(),

@@ -9,6 +9,7 @@ use std::io::Read;
 use crate::content::{Blob, Content, Expected, Ingest, Started};
 use crate::descriptor::MediaType;
 use crate::digest::Digest;
+use crate::durability::Durability;
 use crate::error::Result;
 use crate::metadata::{BlobRow, LeaseId, Metadata, Survives, Transaction};
 use crate::progress::Context;
@@ -18,6 +19,7 @@ pub(crate) struct Intake<'a> {
     content: &'a Content,
     metadata: &'a Metadata,
     lease: LeaseId,
+    durability: Durability,
     cx: &'a Context<'a>,
     brought: Vec<Digest>,
 }
@@ -26,8 +28,14 @@ impl<'a> Intake<'a> {
     /// The type of a file of an archive, before a manifest was read that tells it.
     pub(crate) const UNKNOWN_TYPE: &'static str = "application/octet-stream";
 
-    pub(crate) fn new(content: &'a Content, metadata: &'a Metadata, lease: LeaseId, cx: &'a Context<'a>) -> Self {
-        Self { content, metadata, lease, cx, brought: Vec::new() }
+    pub(crate) fn new(
+        content: &'a Content,
+        metadata: &'a Metadata,
+        lease: LeaseId,
+        durability: Durability,
+        cx: &'a Context<'a>,
+    ) -> Self {
+        Self { content, metadata, lease, durability, cx, brought: Vec::new() }
     }
 
     pub(crate) fn context(&self) -> &'a Context<'a> {
@@ -85,8 +93,9 @@ impl<'a> Intake<'a> {
 
     /// Publishes what came in.
     pub(crate) fn publish(&mut self, ingest: Ingest, media_type: &str) -> Result<Blob> {
-        let verified = ingest.verify()?;
-        let transaction = self.metadata.write()?;
+        let verified = ingest.verify_to_survive(self.durability)?;
+        // After a power cut nobody holds the lease, and a blob without a row is nobody's: the row need not survive that by itself.
+        let transaction = self.metadata.write_to_survive(Survives::Process)?;
         self.keep(&transaction, verified.digest(), verified.size(), media_type)?;
         transaction.clear_blob_damage(verified.digest())?;
         let added = verified.publish()?;

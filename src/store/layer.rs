@@ -1,4 +1,4 @@
-//! A layer comes in: [`LayerReader`] opens its blob as a stream of changes, [`Store::import_layer`] unpacks and names it.
+//! A layer comes in: [`Store::import_layer`] unpacks and names it.
 //!
 //! Invariant: a name is given only after the whole uncompressed stream was read and its digest is the diff id. A layer is unpacked by
 //! one at a time; where a tree of it rests on answers that this parent gives too, it is shared instead of unpacked again. Whatever
@@ -8,84 +8,30 @@ use std::fmt;
 use std::io::Read;
 
 use crate::backend::Backend;
-use crate::compression::{Compression, Decoder};
-use crate::content::{Blob, BlobReader};
+use crate::compression::Compression;
+use crate::content::Blob;
 use crate::descriptor::MediaType;
-use crate::digest::{Algorithm, ChainId, DiffId, Tee};
-use crate::entry::{Attributes, Chunk, Entry, EntryStream, Position};
+use crate::digest::{Algorithm, ChainId, DiffId, Digest};
+use crate::entry::Attributes;
+use crate::entry::EntryStream as _;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Transaction, TreeRow, Unpacked};
-use crate::path::EntryPath;
-use crate::progress::{Context, Reason, Report};
+use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Transaction, TreeRow, Unpacked};
+use crate::parallel::{Crew, Parallelism};
+use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
-use crate::store::image::document::layer_compression;
+use crate::store::ahead::Uncompressed;
+use crate::store::directories::TREES;
 use crate::store::import::Made;
+use crate::store::layer_reader::LayerReader;
 use crate::store::leases::live_lease;
-use crate::tar::{Limits, Reader};
-use crate::tree::{Applied, Question, TreeId};
+use crate::store::supply::Supply;
+use crate::sys::durable::SyncPoint;
+use crate::tar::Limits;
+use crate::tree::{Applied, Fact, Question, TreeId};
 
 const OP: &str = "import layer";
-
-/// A layer's blob as a stream of changes that can be begun again, hashed as it is read.
-pub(crate) struct LayerReader<'a> {
-    blob: &'a Blob,
-    algorithm: Algorithm,
-    expansion_ratio: Option<u64>,
-    reader: Reader<'a, Tee<Decoder<BlobReader>>>,
-}
-
-impl<'a> LayerReader<'a> {
-    /// Opens a layer. A compression that is not the one of the media type is reported.
-    pub(crate) fn open(
-        blob: &'a Blob,
-        media_type: Option<&MediaType>,
-        algorithm: Algorithm,
-        limits: Limits,
-        cx: &'a Context<'a>,
-    ) -> Result<Self> {
-        let expansion_ratio = limits.expansion_ratio;
-        let decoder = decoder(blob, expansion_ratio)?;
-        let found = decoder.compression();
-        if let Some(media_type) = media_type
-            && layer_compression(media_type).is_some_and(|declared| declared != found)
-        {
-            let declared = media_type.as_str().escape_debug().to_string();
-            cx.skip(&EntryPath::ROOT, Reason::MediaType { declared, found: found.to_string() })?;
-        }
-        Ok(Self { blob, algorithm, expansion_ratio, reader: Reader::new(Tee::new(decoder, algorithm), limits, cx) })
-    }
-
-    /// The digest of the uncompressed stream, which was read to its end.
-    pub(crate) fn diff_id(self) -> DiffId {
-        DiffId(self.reader.into_inner().finish())
-    }
-}
-
-impl EntryStream for LayerReader<'_> {
-    fn next(&mut self) -> Result<Option<Entry>> {
-        self.reader.next()
-    }
-
-    fn chunk(&mut self) -> Result<Option<Chunk<'_>>> {
-        self.reader.chunk()
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.reader.rewind(Tee::new(decoder(self.blob, self.expansion_ratio)?, self.algorithm));
-        Ok(())
-    }
-
-    fn position(&self) -> Option<Position> {
-        self.reader.position()
-    }
-}
-
-/// A blob's uncompressed bytes, no more than this many times as many as it has.
-fn decoder(blob: &Blob, expansion_ratio: Option<u64>) -> Result<Decoder<BlobReader>> {
-    Ok(Decoder::new(blob.reader())?.expansion_ratio(expansion_ratio, Some(blob.size())))
-}
 
 /// Where a layer's bytes come from.
 pub struct LayerSource<'a>(Form<'a>);
@@ -195,7 +141,8 @@ pub struct ImportedLayer {
 
 /// One layer to be unpacked onto a parent.
 pub(super) struct Incoming<'a> {
-    pub(super) blob: &'a Blob,
+    pub(super) supply: &'a Supply,
+    pub(super) crew: &'a Crew,
     pub(super) media_type: Option<&'a MediaType>,
     pub(super) diff_id: &'a DiffId,
     pub(super) parent: Option<&'a SnapshotRow>,
@@ -268,16 +215,18 @@ impl Store {
             Some(name) => self.stand_on(name, lease, &mut made.chains, cx).map(|(row, unsaid)| (Some(row), unsaid))?,
             None => (None, Report::default()),
         };
-        let blob = match source.0 {
+        let supply = Supply::stored(match source.0 {
             Form::Blob(blob) => blob,
             Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
-        };
+        });
+        let crew = Crew::new(self.parallelism());
         let diff_id = match &options.diff_id {
             Some(diff_id) => diff_id.clone(),
-            None => diff_id_of(&blob, Algorithm::default(), limits, cx).map_err(|error| locate(error, &blob, limits))?,
+            None => diff_id_of(&supply, Algorithm::default(), limits, &crew, cx).map_err(|error| locate(error, &supply, limits))?,
         };
         let incoming = Incoming {
-            blob: &blob,
+            supply: &supply,
+            crew: &crew,
             media_type: options.media_type.as_ref(),
             diff_id: &diff_id,
             parent: parent.as_ref(),
@@ -314,7 +263,7 @@ impl Store {
             Some(parent) => self.metadata().read()?.chain(parent.id)?,
             None => Vec::new(),
         };
-        if let Some(tree) = self.shareable(layer, &chain)? {
+        if let Some(tree) = self.shareable(layer.diff_id, &chain)? {
             self.prove(layer, cx)?;
             match self.name_shared(lease, layer, &tree) {
                 Ok(snapshot) => return Ok(Landed { snapshot, chain_id, existed: false }),
@@ -330,25 +279,47 @@ impl Store {
     /// Checks that the blob is the layer of its diff id, where it need not be unpacked for that: an image may claim any diff id that
     /// is there already.
     fn prove(&self, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<()> {
-        let known = self.metadata().read()?.blob(layer.blob.digest())?;
-        if layer.is_proven || known.as_ref().is_some_and(|row| row.diff_id.as_ref() == Some(layer.diff_id)) {
+        if layer.is_proven {
             return Ok(());
         }
-        let found = diff_id_of(layer.blob, layer.diff_id.0.algorithm(), layer.limits, cx);
-        let found = found.map_err(|error| locate(error, layer.blob, layer.limits))?;
-        if found != *layer.diff_id {
-            return Err(wrong_diff_id(layer.diff_id, &found));
+        self.prove_supply(layer.supply, layer.diff_id, layer.limits, layer.crew, cx)?;
+        self.note_proof(layer.supply.digest(), layer.diff_id)
+    }
+
+    /// The same; of bytes that come in, all of them are read.
+    pub(super) fn prove_supply(
+        &self,
+        supply: &Supply,
+        diff_id: &DiffId,
+        limits: &Limits,
+        crew: &Crew,
+        cx: &Context<'_>,
+    ) -> Result<()> {
+        if self.metadata().read()?.blob(supply.digest())?.is_some_and(|row| row.diff_id.as_ref() == Some(diff_id)) {
+            return Ok(());
         }
-        if known.is_some() {
-            let transaction = self.metadata().write()?;
-            transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
+        let found = diff_id_of(supply, diff_id.0.algorithm(), limits, crew, cx);
+        let found = found.or_else(|error| {
+            // Where in the archive it shows is told of the bytes that are the blob's.
+            supply.blob(cx)?;
+            Err(locate(error, supply, limits))
+        })?;
+        if found == *diff_id { Ok(()) } else { Err(wrong_diff_id(diff_id, &found)) }
+    }
+
+    /// Takes down that a blob was found to be the layer of this diff id, where it has a row.
+    pub(super) fn note_proof(&self, blob: &Digest, diff_id: &DiffId) -> Result<()> {
+        let known = self.metadata().read()?.blob(blob)?;
+        if known.is_some_and(|row| row.diff_id.as_ref() != Some(diff_id)) {
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
+            transaction.set_blob_diff_id(blob, diff_id)?;
             transaction.commit()?;
         }
         Ok(())
     }
 
     /// The layer, where it is committed already.
-    fn landed(&self, lease: LeaseId, chain_id: &ChainId) -> Result<Option<SnapshotRow>> {
+    pub(super) fn landed(&self, lease: LeaseId, chain_id: &ChainId) -> Result<Option<SnapshotRow>> {
         if self.metadata().read()?.layer(chain_id)?.is_none() {
             return Ok(None);
         }
@@ -364,24 +335,28 @@ impl Store {
     }
 
     /// A tree of this layer that rests on nothing but what this chain says too.
-    fn shareable(&self, layer: &Incoming<'_>, chain: &[TreeId]) -> Result<Option<TreeRow>> {
-        let backend = self.backend();
-        if !backend.shares_trees() {
+    pub(super) fn shareable(&self, diff_id: &DiffId, chain: &[TreeId]) -> Result<Option<TreeRow>> {
+        if !self.backend().shares_trees() {
             return Ok(None);
         }
-        for tree in self.metadata().read()?.shareable_trees(layer.diff_id, self.ids())? {
-            let questions: Vec<Question> = tree.facts.iter().map(|fact| fact.question.clone()).collect();
-            let answers = backend.answer(chain, &questions)?;
-            if answers.len() == tree.facts.len() && answers.iter().zip(&tree.facts).all(|(answer, fact)| *answer == fact.answer) {
+        for tree in self.metadata().read()?.shareable_trees(diff_id, self.ids())? {
+            if self.holds_over(&tree.facts, chain)? {
                 return Ok(Some(tree));
             }
         }
         Ok(None)
     }
 
+    /// Whether a chain gives the answers that a tree rests on.
+    pub(super) fn holds_over(&self, facts: &[Fact], chain: &[TreeId]) -> Result<bool> {
+        let questions: Vec<Question> = facts.iter().map(|fact| fact.question.clone()).collect();
+        let answers = self.backend().answer(chain, &questions)?;
+        Ok(answers.len() == facts.len() && answers.iter().zip(facts).all(|(answer, fact)| *answer == fact.answer))
+    }
+
     fn name_shared(&self, lease: LeaseId, layer: &Incoming<'_>, tree: &TreeRow) -> Result<SnapshotRow> {
-        let implied_root = self.implied_root(layer, tree.root.as_ref())?;
-        let transaction = self.metadata().write()?;
+        let implied_root = self.implied_root(layer.parent.is_some(), tree.root.as_ref())?;
+        let transaction = self.write_durably()?;
         let snapshot = name_layer(
             &transaction,
             &NewLayer {
@@ -399,9 +374,9 @@ impl Store {
     }
 
     /// The root directory of a stack that says nothing of it, as the backend has made it.
-    fn implied_root(&self, layer: &Incoming<'_>, said: Option<&Attributes>) -> Result<Option<Attributes>> {
-        match (layer.parent, said) {
-            (None, None) => self.own_root(OP, Attributes::implied()).map(Some),
+    pub(super) fn implied_root(&self, has_parent: bool, said: Option<&Attributes>) -> Result<Option<Attributes>> {
+        match said {
+            None if !has_parent => self.own_root(OP, Attributes::implied()).map(Some),
             _ => Ok(None),
         }
     }
@@ -416,14 +391,14 @@ impl Store {
             if applied.empty {
                 backend.remove(tree)?;
             }
-            let implied_root = self.implied_root(layer, applied.root.as_ref())?;
-            let transaction = self.metadata().write()?;
+            let implied_root = self.implied_root(layer.parent.is_some(), applied.root.as_ref())?;
+            let transaction = self.write_durably()?;
             transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
             let new =
                 NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, root: implied_root.as_ref(), labels: layer.labels };
             let snapshot = name_layer(&transaction, &new)?;
             check_chain(backend, transaction.chain(snapshot.id)?.len())?;
-            transaction.set_blob_diff_id(layer.blob.digest(), layer.diff_id)?;
+            transaction.set_blob_diff_id(layer.supply.digest(), layer.diff_id)?;
             transaction.lease_snapshot(lease, snapshot.id)?;
             transaction.commit()?;
             Ok(snapshot)
@@ -439,16 +414,44 @@ impl Store {
 
     /// Unpacks the layer into a tree, to the end of its stream, and compares the diff id.
     fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<Applied> {
+        let backend = self.backend();
+        let point = self.sync_point()?;
         let algorithm = layer.diff_id.0.algorithm();
-        let mut reader = LayerReader::open(layer.blob, layer.media_type, algorithm, layer.limits.clone(), cx)?;
-        let applied = self.backend().apply(tree, chain, &mut reader, self.ids(), cx)?;
+        let (limits, ids) = (layer.limits.clone(), self.ids());
+        let mut reader = LayerReader::open(layer.supply, layer.media_type, algorithm, limits, layer.crew, cx)?;
+        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, Some(chain), &mut reader, ids, cx)? } else { None };
+        let is_ahead = ahead.is_some();
+        let mut applied = ahead.map_or_else(|| backend.apply(tree, chain, &mut reader, ids, cx), Ok)?;
         let found = reader.diff_id();
-        if found == *layer.diff_id { Ok(applied) } else { Err(wrong_diff_id(layer.diff_id, &found)) }
+        if found != *layer.diff_id {
+            return Err(wrong_diff_id(layer.diff_id, &found));
+        }
+        if is_ahead && !applied.empty {
+            self.sync_if_asked(point)?;
+            // File systems that allocate late know only now.
+            applied.usage = backend.usage(tree)?;
+        }
+        Ok(applied)
+    }
+
+    /// The file system of the trees, before anything is written to it.
+    pub(super) fn sync_point(&self) -> Result<SyncPoint> {
+        SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
+    }
+
+    /// Makes durable what was written since the point, where imports are to survive a power cut.
+    pub(super) fn sync_if_asked(&self, point: SyncPoint) -> Result<()> {
+        if self.durability().is_full() { point.sync() } else { Ok(()) }
+    }
+
+    /// A transaction that survives what imports survive.
+    pub(super) fn write_durably(&self) -> Result<Transaction<'_>> {
+        self.metadata().write_to_survive(if self.durability().is_full() { Survives::PowerCut } else { Survives::Process })
     }
 }
 
 /// Commits a layer under its chain id; where it is there on a tree that was found damaged, the new tree takes the place of that.
-fn name_layer(transaction: &Transaction<'_>, new: &NewLayer<'_>) -> Result<SnapshotRow> {
+pub(super) fn name_layer(transaction: &Transaction<'_>, new: &NewLayer<'_>) -> Result<SnapshotRow> {
     let chain_id = ChainId::of(new.parent.and_then(|parent| parent.chain_id.as_ref()), new.diff_id);
     match transaction.layer(&chain_id)? {
         Some(there) if transaction.damaged_trees()?.contains(&there.tree) => {
@@ -456,12 +459,14 @@ fn name_layer(transaction: &Transaction<'_>, new: &NewLayer<'_>) -> Result<Snaps
             transaction.replace_tree(there.tree, new.tree)?;
             Ok(transaction.layer(&chain_id)?.unwrap_or(there))
         }
-        _ => transaction.insert_layer(new),
+        // It was above a damaged one.
+        Some(there) => Ok(there),
+        None => transaction.insert_layer(new),
     }
 }
 
 /// Refuses a stack that could never be mounted.
-fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
+pub(super) fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
     let longest = backend.longest_chain();
     if length <= longest {
         return Ok(());
@@ -475,21 +480,21 @@ fn check_chain(backend: &dyn Backend, length: usize) -> Result<()> {
 }
 
 /// Reads a layer for its diff id alone, within the limits that can be told without reading its archive.
-pub(super) fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx: &Context<'_>) -> Result<DiffId> {
+pub(super) fn diff_id_of(supply: &Supply, algorithm: Algorithm, limits: &Limits, crew: &Crew, cx: &Context<'_>) -> Result<DiffId> {
     let most = limits.unpacked_bytes;
     let too_many =
         || Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {most} bytes uncompressed"));
-    let decoder = decoder(blob, limits.expansion_ratio)?;
-    if decoder.compression() == Compression::None && blob.digest().algorithm() == algorithm {
-        return if blob.size() > most { Err(too_many()) } else { Ok(DiffId(blob.digest().clone())) };
+    let mut bytes = Uncompressed::new(supply, algorithm, limits.expansion_ratio, crew)?;
+    if bytes.compression() == Some(Compression::None) && supply.digest().algorithm() == algorithm {
+        // Whether they are of that digest is for the supply to say.
+        return if supply.size() > most { Err(too_many()) } else { Ok(DiffId(supply.digest().clone())) };
     }
-    let mut tee = Tee::new(decoder, algorithm);
     let mut buffer = vec![0; 256 << 10];
     loop {
         cx.check(OP)?;
-        match tee.read(&mut buffer) {
-            Ok(0) => return Ok(DiffId(tee.finish())),
-            Ok(_) if tee.count() > most => return Err(too_many()),
+        match bytes.read(&mut buffer) {
+            Ok(0) => return Ok(DiffId(bytes.finish())),
+            Ok(_) if bytes.count() > most => return Err(too_many()),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Error::io(OP, error)),
@@ -498,19 +503,19 @@ pub(super) fn diff_id_of(blob: &Blob, algorithm: Algorithm, limits: &Limits, cx:
 }
 
 /// What a decoder found wrong, told with the member in which that shows: bytes that were only hashed are read as an archive for it.
-fn locate(error: Error, blob: &Blob, limits: &Limits) -> Error {
+pub(super) fn locate(error: Error, supply: &Supply, limits: &Limits) -> Error {
     if error.kind() != ErrorKind::InvalidLayer {
         return error;
     }
-    let cx = Context::default();
-    let read = LayerReader::open(blob, None, Algorithm::default(), limits.clone(), &cx).and_then(|mut reader| {
+    let (cx, crew) = (Context::default(), Crew::new(Parallelism::ONE));
+    let read = LayerReader::open(supply, None, Algorithm::default(), limits.clone(), &crew, &cx).and_then(|mut reader| {
         while reader.next()?.is_some() {}
         Ok(())
     });
     read.err().filter(|found| found.kind() == ErrorKind::InvalidLayer).unwrap_or(error)
 }
 
-fn wrong_diff_id(expected: &DiffId, found: &DiffId) -> Error {
+pub(super) fn wrong_diff_id(expected: &DiffId, found: &DiffId) -> Error {
     Error::new(ErrorKind::DigestMismatch, OP)
         .at(expected.to_string())
         .because(format!("the uncompressed layer has the diff id {found}"))

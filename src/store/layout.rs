@@ -55,10 +55,14 @@ impl Layout {
         Ok(Some(bytes))
     }
 
-    pub(crate) fn blob(&self, intake: &mut Intake<'_>, descriptor: &Descriptor) -> Result<Option<Blob>> {
+    /// The file that a blob is to be found in.
+    pub(crate) fn open_blob(&self, descriptor: &Descriptor) -> Result<Option<File>> {
         let digest = &descriptor.digest;
-        let name = format!("blobs/{}/{}", digest.algorithm().as_str(), digest.to_hex());
-        let Some(mut file) = self.open(&name)? else { return Ok(None) };
+        self.open(&format!("blobs/{}/{}", digest.algorithm().as_str(), digest.to_hex()))
+    }
+
+    pub(crate) fn blob(&self, intake: &mut Intake<'_>, descriptor: &Descriptor) -> Result<Option<Blob>> {
+        let Some(mut file) = self.open_blob(descriptor)? else { return Ok(None) };
         intake.add(&Expected::from(descriptor), descriptor.media_type.as_str(), &mut file).map(Some)
     }
 

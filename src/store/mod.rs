@@ -4,6 +4,7 @@
 //! tiers below do: bytes are durable before the row that names them, rows die before their bytes, and no lock or transaction is held
 //! while layers are unpacked, hashed or deleted.
 
+mod ahead;
 mod archive;
 mod capabilities;
 mod changes;
@@ -18,6 +19,7 @@ mod image;
 mod import;
 mod intake;
 mod layer;
+mod layer_reader;
 mod layout;
 mod layout_writer;
 mod lease;
@@ -33,7 +35,9 @@ mod reserve;
 mod resolve;
 mod select;
 mod source;
+mod stack;
 mod stat;
+mod supply;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -64,9 +68,11 @@ pub use walk::Filter;
 
 use crate::backend::Backend;
 use crate::content::Content;
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind};
 use crate::lock::Locks;
 use crate::metadata::Metadata;
+use crate::parallel::Parallelism;
 use crate::sys::Dir;
 use crate::tar::Limits;
 use crate::tree::Ids;
@@ -95,6 +101,8 @@ struct Inner {
     reason: String,
     ids: Ids,
     limits: Limits,
+    parallelism: Parallelism,
+    durability: Durability,
     session: Mutex<Option<Session>>,
 }
 
@@ -127,6 +135,14 @@ impl Store {
     /// a [`Blob`](crate::content::Blob) that is held can be read nevertheless.
     pub fn content(&self) -> &Content {
         &self.inner.content
+    }
+
+    pub(crate) fn parallelism(&self) -> Parallelism {
+        self.inner.parallelism
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.inner.durability
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -8,9 +8,11 @@ use super::{Inner, Store};
 use crate::backend::Backend;
 use crate::backend::probe::{self, Chosen, Wanted};
 use crate::content::Content;
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::{DATABASE, Metadata, StoreRow};
+use crate::parallel::Parallelism;
 use crate::sys::flock::Sharing;
 use crate::sys::{Dir, boot, network};
 use crate::tar::Limits;
@@ -57,6 +59,10 @@ pub struct StoreOptions {
     pub limits: Limits,
     /// On which file systems. Where it is safe by default: not on those of the network.
     pub file_systems: FileSystems,
+    /// With how many threads a verb works. As many as there are processors by default.
+    pub parallelism: Parallelism,
+    /// What an import survives. A power cut by default.
+    pub durability: Durability,
 }
 
 impl StoreOptions {
@@ -68,6 +74,8 @@ impl StoreOptions {
             ids: Ids::default(),
             limits: Limits::default(),
             file_systems: FileSystems::default(),
+            parallelism: Parallelism::default(),
+            durability: Durability::default(),
         }
     }
 
@@ -75,6 +83,20 @@ impl StoreOptions {
     #[must_use]
     pub fn backend(mut self, backend: BackendChoice) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// With so many threads.
+    #[must_use]
+    pub fn parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// With imports that survive this.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -225,6 +247,8 @@ fn assemble(home: &Home, path: &Path, options: &StoreOptions, metadata: Metadata
         reason: found.reason,
         ids: options.ids,
         limits: options.limits.clone(),
+        parallelism: options.parallelism,
+        durability: options.durability,
         session: Mutex::default(),
     };
     Ok(Store { inner: Arc::new(inner) })

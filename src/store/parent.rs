@@ -12,9 +12,11 @@ use super::layer::Incoming;
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives};
+use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::{Kind, Labels};
 use crate::store::DiffOptions;
+use crate::store::supply::Supply;
 
 const OP: &str = "import layer";
 
@@ -78,7 +80,8 @@ impl Store {
         // Of the same bytes: not compressed, and by the same algorithm.
         let diff_id = DiffId(blob.digest().clone());
         let incoming = Incoming {
-            blob: &blob,
+            supply: &Supply::stored(blob),
+            crew: &Crew::new(self.parallelism()),
             media_type: None,
             diff_id: &diff_id,
             parent,

@@ -7,12 +7,13 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::content::{Blob, Expected};
+use crate::content::{Blob, Expected, Started};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::archive::Archive;
 use crate::store::image::document::{DOCUMENT_MAX, Reference};
 use crate::store::intake::Intake;
 use crate::store::layout::Layout;
+use crate::store::supply::Supply;
 use crate::sys::host::{self, Opened};
 use crate::tar::Limits;
 
@@ -195,6 +196,26 @@ impl Files {
                 Error::new(ErrorKind::NotFound, ImageSource::OP).at(digest.to_string()).because("the image does not hold this blob")
             }
         })
+    }
+
+    /// A blob to be read now: of a layout's, the bytes come in while they are read.
+    ///
+    /// # Errors
+    /// As [`blob`](Self::blob).
+    pub(super) fn supply(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Supply> {
+        let descriptor = &reference.descriptor;
+        let Self::Layout(layout) = self else { return self.blob(intake, reference).map(Supply::stored) };
+        if reference.data.is_some() {
+            return self.blob(intake, reference).map(Supply::stored);
+        }
+        match layout.open_blob(descriptor)? {
+            // Says why it is not there.
+            None => self.blob(intake, reference).map(Supply::stored),
+            Some(source) => Ok(match intake.start(&Expected::from(descriptor), descriptor.media_type.as_str())? {
+                Started::Present(blob) => Supply::stored(blob),
+                Started::Ingest(ingest) => Supply::arriving(descriptor.digest.clone(), descriptor.size, ingest, source),
+            }),
+        }
     }
 
     /// A small blob, whole.

@@ -17,8 +17,8 @@ mod tests;
 mod through;
 
 pub use cases::cases;
-pub use suite::{backend_suite, store_suite};
-pub use through::{Shown, import_layers, import_onto, show, through_store};
+pub use suite::{backend_suite, images, store_suite};
+pub use through::{Shown, import_image, import_layers, import_onto, show, through_store};
 
 /// One case: a stack of layers, bottom first, and what it must make.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! The conformance kit, run through the library on both backends, as root and as the root of a user namespace.
 
+use plywood::Parallelism;
 use plywood::store::{BackendChoice, Store};
-use plywood::testing::conformance::{Means, conformance, store_suite, through_store};
+use plywood::testing::conformance::{Means, conformance, images, store_suite, through_store};
 use plywood::tree::Access;
 
 use crate::support::{Disk, Sandbox, is_root, skip};
@@ -24,6 +25,21 @@ pub(crate) const MEMORY: Disk = Disk::Tmpfs(1 << 30);
 #[test]
 fn overlay_as_root() {
     Sandbox::root().disk(MEMORY).run(|| run(&BackendChoice::Overlay, Means::ROOT));
+}
+
+/// The same trees however many threads unpack an image; with one, no layer is unpacked before its parent is there.
+#[test]
+fn images_by_one_thread_and_by_several() {
+    let run = |means| {
+        for threads in [1, 4] {
+            let open =
+                || Store::temporary_with(|options| options.backend(BackendChoice::Overlay).parallelism(Parallelism::new(threads)));
+            let outcome = images(means, open);
+            println!("{threads} threads: {outcome}");
+            outcome.assert_passed();
+        }
+    };
+    Sandbox::root().disk(MEMORY).run(|| run(Means::ROOT));
 }
 
 #[test]

@@ -8,10 +8,11 @@ mod stacks;
 use std::fmt::Debug;
 use std::path::Path;
 
+use plywood::Parallelism;
 use plywood::snapshot::Name;
-use plywood::store::{BackendChoice, DiffOptions, Store};
+use plywood::store::{BackendChoice, DiffOptions, Store, StoreOptions};
 use plywood::tar::{Limits, Reader};
-use plywood::testing::conformance::{import_layers, import_onto, show};
+use plywood::testing::conformance::{import_image, import_layers, import_onto, show};
 use plywood::testing::model::{self, Invalid, Written};
 use plywood::testing::tree::assert_same_tree;
 use plywood::testing::{Layer, TemporaryStore, Tree, temporary_directory};
@@ -185,6 +186,37 @@ fn compare(power: Power) {
 #[test]
 fn model_overlay_and_copy_are_the_same_trees() {
     Sandbox::root().disk(MEMORY).run(|| compare(Power::Root));
+}
+
+/// All layers of an image together, by threads that guess what their parents say, are the model's tree too.
+fn images_are_the_models_trees(power: Power, usual: u32) {
+    let directory = temporary_directory().unwrap();
+    check(usual, &stacks(power), |stack| {
+        let (count, folded) = folded(&stack);
+        if folded.as_ref().is_err_and(|invalid| invalid.contradictory) {
+            return Ok(());
+        }
+        for threads in [1, 4] {
+            let parallelism = Parallelism::new(threads);
+            let open = |options: StoreOptions| options.backend(BackendChoice::Overlay).parallelism(parallelism);
+            let store = Store::temporary_with(open).unwrap();
+            match (import_image(&store, &stack.0[..count]), &folded) {
+                (Ok(name), Ok(expected)) => {
+                    let lines = expected.difference(&mounted(&store, name.as_ref(), directory.path()));
+                    assert!(lines.is_empty(), "{threads} threads differ from the model:\n  {}", lines.join("\n  "));
+                }
+                (Err(error), Err(_)) if error.kind() == ErrorKind::InvalidLayer => {}
+                (Ok(_), Err(invalid)) => panic!("{threads} threads accept what the model refuses: {invalid}"),
+                (Err(error), _) => panic!("{threads} threads refuse what the model accepts: {error}"),
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn model_and_images_unpacked_by_threads_are_the_same_trees() {
+    Sandbox::root().disk(MEMORY).run(|| images_are_the_models_trees(Power::Root, 48));
 }
 
 #[test]

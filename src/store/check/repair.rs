@@ -14,8 +14,10 @@ use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::{SnapshotRow, Unpacked};
+use crate::parallel::Crew;
 use crate::progress::Context;
-use crate::store::layer::LayerReader;
+use crate::store::layer_reader::LayerReader;
+use crate::store::supply::Supply;
 use crate::tree::{Applied, Ids, TreeId};
 
 /// Why a tree could not be mended.
@@ -165,7 +167,8 @@ impl Check<'_> {
 
     fn unpack_again(&self, tree: TreeId, chain: &[TreeId], diff_id: &DiffId, blob: &Blob, ids: Ids) -> Result<Applied> {
         let quiet = Context::new(self.cx.progress());
-        let mut layer = LayerReader::open(blob, None, diff_id.0.algorithm(), without_limits(), &quiet)?;
+        let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(self.store.parallelism()));
+        let mut layer = LayerReader::open(&supply, None, diff_id.0.algorithm(), without_limits(), &crew, &quiet)?;
         let applied = self.store.backend().apply(tree, chain, &mut layer, ids, &quiet)?;
         let found = layer.diff_id();
         if found == *diff_id {

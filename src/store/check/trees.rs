@@ -15,8 +15,11 @@ use crate::content::Blob;
 use crate::digest::DiffId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{SnapshotRow, TreeRow, TreeState};
+use crate::parallel::{Crew, Parallelism};
 use crate::progress::Context;
-use crate::store::layer::{LayerReader, diff_id_of};
+use crate::store::layer::diff_id_of;
+use crate::store::layer_reader::LayerReader;
+use crate::store::supply::Supply;
 use crate::store::{DiffOptions, Store};
 use crate::tar::Limits;
 use crate::tree::{Answer, Applied, Fact, Question, TreeId};
@@ -257,7 +260,9 @@ impl Check<'_> {
     fn compare_with(&self, job: &Job, blob: &Blob) -> Result<Verdict> {
         let backend = self.store.backend();
         let quiet = Context::new(self.cx.progress());
-        let mut layer = match LayerReader::open(blob, None, job.diff_id.0.algorithm(), without_limits(), &quiet) {
+        // The check has threads of its own.
+        let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(Parallelism::ONE));
+        let mut layer = match LayerReader::open(&supply, None, job.diff_id.0.algorithm(), without_limits(), &crew, &quiet) {
             Ok(layer) => layer,
             Err(error) if is_of_stream(&error) => return Ok(Verdict::Unproven),
             Err(error) => return Err(error),
@@ -359,7 +364,8 @@ pub(super) fn is_of_stream(error: &Error) -> bool {
 
 /// Whether a blob decompresses to a layer.
 pub(super) fn gives(blob: &Blob, diff_id: &DiffId, cx: &Context<'_>) -> bool {
-    diff_id_of(blob, diff_id.0.algorithm(), &without_limits(), cx).is_ok_and(|found| found == *diff_id)
+    let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(Parallelism::ONE));
+    diff_id_of(&supply, diff_id.0.algorithm(), &without_limits(), &crew, cx).is_ok_and(|found| found == *diff_id)
 }
 
 /// It was let in already.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::through::{Shown, import_layers, import_onto, show, through_store};
+use super::through::{Shown, import_image, import_layers, import_onto, show, through_store};
 use super::{Means, Outcome, cases, conformance};
 use crate::backend::Backend;
 use crate::entry::Attributes;
@@ -45,6 +45,7 @@ pub fn store_suite(means: Means, open: impl Fn() -> Result<TemporaryStore>) -> O
         Ok(store) => outcome.add("views, after the layers came in by other ways", conformance(means, over_shared_trees(&store))),
         Err(error) => outcome.failures.push(format!("  no store: {error}")),
     }
+    outcome.add("views of images whose layers came in together", images(means, &open));
     for (name, check) in CHECKS {
         outcome.ran += 1;
         let checked = open().map_err(Into::into).and_then(|store| check(&store, means));
@@ -59,6 +60,17 @@ pub fn store_suite(means: Means, open: impl Fn() -> Result<TemporaryStore>) -> O
         }
     }
     outcome
+}
+
+/// Runs all cases as images, each imported into a new store as a whole: where a backend unpacks layers together, no tree of them is
+/// there before.
+pub fn images(means: Means, open: impl Fn() -> Result<TemporaryStore>) -> Outcome {
+    conformance(means, |layers, at| {
+        let store = open()?;
+        let name = import_image(&store, layers)?;
+        // The snapshot goes before its store.
+        show(&store, name.as_ref(), at, Access::ReadOnly).map(|shown| (shown, store))
+    })
 }
 
 /// Each layer is imported by itself first, and all in the other order: a backend that shares trees between stacks must see where it

@@ -4,12 +4,14 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Result;
+use crate::compression::Compression;
+use crate::error::{Error, Result};
 use crate::mount::Mounted;
 use crate::progress::Context;
 use crate::snapshot::{Key, Name};
-use crate::store::{ImportLayerOptions, LayerSource, Store};
-use crate::testing::Layer;
+use crate::store::{ImageSource, ImportLayerOptions, ImportOptions, LayerSource, Store};
+use crate::testing::temporary::temporary_directory;
+use crate::testing::{Image, Layer};
 use crate::tree::Access;
 
 /// A mounted snapshot of a store, which goes when this is dropped.
@@ -49,6 +51,19 @@ impl Drop for Shown {
 /// As [`Store::import_layer`].
 pub fn import_layers(store: &Store, layers: &[Layer]) -> Result<Option<Name>> {
     layers.iter().try_fold(None, |parent, layer| import_onto(store, parent.as_ref(), layer.tar().as_slice()).map(Some))
+}
+
+/// Imports layers, bottom first, as one image, and gives the name under which the last one is committed; none for no layers.
+///
+/// # Errors
+/// As [`Store::import`].
+pub fn import_image(store: &Store, layers: &[Layer]) -> Result<Option<Name>> {
+    let directory = temporary_directory()?;
+    let image = layers.iter().fold(Image::new(), |image, layer| image.layer(layer.clone(), Compression::Gzip));
+    image.write_layout(directory.path(), "image").map_err(|error| Error::io("write layout", error))?;
+    let options = ImportOptions::default().reference("image");
+    let imported = store.import(ImageSource::path(directory.path()), &options, &Context::default())?;
+    Ok(imported.image.layers.last().map(|layer| Name::from(&layer.chain_id)))
 }
 
 /// Imports one layer onto a committed parent.

@@ -1,0 +1,505 @@
+//! The layers of an image come in together: each is unpacked as its bytes arrive, several at a time.
+//!
+//! A layer whose parent is not there yet is unpacked by guesses, and settled as soon as the chain below stands; where a guess was wrong
+//! in kind it is unpacked again. What comes of it is what one layer after the other makes, whatever the number of threads; with one
+//! nothing is ever guessed. The lowest layer that fails gives the error.
+//!
+//! Invariant: all layers are made durable at once, and then named in one transaction, each by a diff id and a blob that were found to be
+//! its own. Who unpacks layers holds their locks to the end, and takes them in the order of their digests, so that no two wait for each
+//! other.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::content::Blob;
+use crate::digest::{ChainId, DiffId, Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::lock::{Held, Subject};
+use crate::metadata::{ImageLayer, LeaseId, NewLayer, SnapshotRow, Unpacked};
+use crate::parallel::Crew;
+use crate::progress::{Context, Progress, Report};
+use crate::snapshot::Labels;
+use crate::store::Store;
+use crate::store::image::document::Reference;
+use crate::store::intake::Intake;
+use crate::store::layer::{check_chain, name_layer, wrong_diff_id};
+use crate::store::layer_reader::LayerReader;
+use crate::store::source::Files;
+use crate::store::supply::Supply;
+use crate::tar::Limits;
+use crate::tree::{Applied, TreeId};
+
+const OP: &str = "import";
+
+/// The layers of one image on their way in.
+pub(super) struct Stack<'a> {
+    store: &'a Store,
+    lease: LeaseId,
+    files: &'a Files,
+    limits: &'a Limits,
+    cx: &'a Context<'a>,
+    crew: Crew,
+    parts: Vec<Part<'a>>,
+    /// The topmost layer that was there already, and how many those are.
+    below: Option<SnapshotRow>,
+    present: usize,
+    next: AtomicUsize,
+    /// The lowest layer that failed: what lies above it is not worth going on with.
+    failed: AtomicUsize,
+    /// What became of each layer, until it is settled.
+    outcomes: Mutex<Vec<Outcome>>,
+    frontier: Mutex<Frontier>,
+    brought: Mutex<Vec<Digest>>,
+}
+
+/// One layer of the image.
+struct Part<'a> {
+    reference: &'a Reference,
+    diff_id: &'a DiffId,
+    chain_id: ChainId,
+    /// The number of the tree that it is unpacked to; none where it is there, or a tree of it may be shared.
+    tree: Option<TreeId>,
+}
+
+#[derive(Default)]
+enum Outcome {
+    #[default]
+    Waiting,
+    Arrived(Arrived),
+    Settled(Report),
+    Failed(Error),
+}
+
+/// A layer whose blob is in the store and is its own.
+struct Arrived {
+    blob: Blob,
+    unpacked: Option<Landed>,
+    report: Report,
+}
+
+/// A layer in its tree.
+struct Landed {
+    tree: TreeId,
+    applied: Applied,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By guesses that nobody has confirmed yet.
+    Guessed,
+    Unpacked,
+    /// The tree was there, or is that of another layer of this image.
+    Shared,
+}
+
+/// How far the chain stands, unnamed.
+struct Frontier {
+    /// The layer that is settled next.
+    next: usize,
+    chain: Vec<TreeId>,
+    landed: Vec<Landed>,
+    /// Trees that have to go if the import fails.
+    trees: Vec<TreeId>,
+}
+
+impl<'a> Stack<'a> {
+    /// The layers, lowest first, of which nothing was read yet.
+    pub(super) fn new(
+        store: &'a Store,
+        lease: LeaseId,
+        files: &'a Files,
+        layers: impl Iterator<Item = (&'a Reference, &'a DiffId)>,
+        limits: &'a Limits,
+        cx: &'a Context<'a>,
+    ) -> Self {
+        let mut parts: Vec<Part<'a>> = Vec::new();
+        for (reference, diff_id) in layers {
+            let chain_id = ChainId::of(parts.last().map(|part| &part.chain_id), diff_id);
+            parts.push(Part { reference, diff_id, chain_id, tree: None });
+        }
+        let outcomes = parts.iter().map(|_| Outcome::Waiting).collect();
+        let frontier = Frontier { next: 0, chain: Vec::new(), landed: Vec::new(), trees: Vec::new() };
+        Self {
+            store,
+            lease,
+            files,
+            limits,
+            cx,
+            crew: Crew::new(store.parallelism()),
+            parts,
+            below: None,
+            present: 0,
+            next: AtomicUsize::new(0),
+            failed: AtomicUsize::new(usize::MAX),
+            outcomes: Mutex::new(outcomes),
+            frontier: Mutex::new(frontier),
+            brought: Mutex::default(),
+        }
+    }
+
+    /// Brings all layers in and names them. `made` gets the chain ids that are new, `brought` the blobs, also where it fails.
+    pub(super) fn land(mut self, made: &mut Vec<ChainId>, brought: &mut Vec<Digest>) -> Result<Vec<ImageLayer>> {
+        let locks = self.begin();
+        let landed = locks.and_then(|locks| self.unpack_and_name(made).map(|()| drop(locks)));
+        brought.append(&mut lock(&self.brought));
+        if landed.is_err() {
+            for tree in std::mem::take(&mut lock(&self.frontier).trees) {
+                // Their rows go with the lease; the bytes need not wait for that.
+                if let Err(error) = self.store.backend().remove(tree) {
+                    tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
+                }
+            }
+        }
+        landed?;
+        let layers = self.parts.into_iter().map(|part| ImageLayer {
+            descriptor: part.reference.descriptor.clone(),
+            diff_id: part.diff_id.clone(),
+            chain_id: part.chain_id,
+        });
+        Ok(layers.collect())
+    }
+
+    /// Finds out what is there, locks what is not, and numbers the trees to come.
+    fn begin(&mut self) -> Result<Vec<Held>> {
+        self.look()?;
+        let missing: BTreeSet<&DiffId> = self.missing().map(|part| part.diff_id).collect();
+        let mut locks = Vec::new();
+        for diff_id in missing {
+            locks.push(self.store.locks().wait_unless(Subject::Layer(diff_id), &mut || self.cx.check(OP))?);
+        }
+        if locks.is_empty() {
+            return Ok(locks);
+        }
+        self.cx.check(OP)?;
+        // Somebody else may have had them.
+        self.look()?;
+        let mut chain = Vec::new();
+        let reader = self.store.metadata().read()?;
+        if let Some(below) = &self.below {
+            chain = reader.chain(below.id)?;
+        }
+        let mut to_unpack = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (index, part) in self.parts.iter().enumerate().skip(self.present) {
+            let is_new = reader.shareable_trees(part.diff_id, self.store.ids())?.is_empty();
+            if seen.insert(part.diff_id) && is_new {
+                to_unpack.push(index);
+            }
+        }
+        drop(reader);
+        let mut trees = Vec::new();
+        if !to_unpack.is_empty() {
+            let transaction = self.store.metadata().write()?;
+            for _ in &to_unpack {
+                trees.push(transaction.allocate_tree(self.lease, self.store.backend().name())?);
+            }
+            transaction.commit()?;
+        }
+        for (index, &tree) in to_unpack.into_iter().zip(&trees) {
+            if let Some(part) = self.parts.get_mut(index) {
+                part.tree = Some(tree);
+            }
+        }
+        *lock(&self.frontier) = Frontier { next: self.present, chain, landed: Vec::new(), trees };
+        Ok(locks)
+    }
+
+    /// Finds the layers that are committed; the lease keeps them from now on.
+    fn look(&mut self) -> Result<()> {
+        while let Some(part) = self.parts.get(self.present) {
+            let Some(row) = self.store.landed(self.lease, &part.chain_id)? else { break };
+            self.below = Some(row);
+            self.present = self.present.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn missing(&self) -> impl Iterator<Item = &Part<'a>> {
+        self.parts.iter().skip(self.present)
+    }
+
+    fn unpack_and_name(&self, made: &mut Vec<ChainId>) -> Result<()> {
+        let point = self.store.sync_point()?;
+        std::thread::scope(|scope| {
+            // Each has something to do beside this thread; who is done makes room for a layer's own threads.
+            for _ in 1..self.parts.len() {
+                let Some(seat) = self.crew.take() else { break };
+                let started = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(scope, move || {
+                    self.work();
+                    drop(seat);
+                });
+                if started.is_err() {
+                    // With fewer threads it takes longer.
+                    break;
+                }
+            }
+            self.work();
+        });
+        let mut reports = Vec::new();
+        for outcome in lock(&self.outcomes).drain(..) {
+            match outcome {
+                Outcome::Settled(report) => reports.push(report),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Waiting | Outcome::Arrived(_) => {
+                    return Err(Error::new(ErrorKind::Cancelled, OP).because("a layer was given up"));
+                }
+            }
+        }
+        reports.into_iter().for_each(|report| self.cx.absorb(report));
+        self.name(point, made)
+    }
+
+    /// Brings in one layer after the other, as long as there are any.
+    fn work(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::AcqRel);
+            let Some(part) = self.parts.get(index) else { return };
+            if index > self.failed.load(Ordering::Acquire) {
+                return;
+            }
+            let progress = Unless { progress: self.cx.progress(), failed: &self.failed, index };
+            let cx = self.cx.apart(&progress);
+            match self.arrive(index, part, &cx) {
+                Ok(arrived) => self.put(index, Outcome::Arrived(arrived)),
+                Err(error) => self.fail(index, error),
+            }
+            self.settle_ready();
+        }
+    }
+
+    fn put(&self, index: usize, outcome: Outcome) {
+        if let Some(place) = lock(&self.outcomes).get_mut(index) {
+            *place = outcome;
+        }
+    }
+
+    fn fail(&self, index: usize, error: Error) {
+        self.put(index, Outcome::Failed(error));
+        self.failed.fetch_min(index, Ordering::AcqRel);
+    }
+
+    /// Takes a layer's blob in, and unpacks it on the way where it is not there yet.
+    fn arrive(&self, index: usize, part: &Part<'a>, cx: &Context<'_>) -> Result<Arrived> {
+        let store = self.store;
+        let mut intake = Intake::new(store.content(), store.metadata(), self.lease, store.durability(), cx);
+        let arrived = self.files.supply(&mut intake, part.reference).and_then(|supply| {
+            let unpacked = match part.tree {
+                Some(tree) => self.unpack(tree, self.chain_below(index).as_deref(), part, &supply, cx),
+                None => store.prove_supply(&supply, part.diff_id, self.limits, &self.crew, cx).map(|()| None),
+            };
+            // What was read of wrong bytes means nothing.
+            let unpacked = unpacked.map_err(|error| match (error.kind(), supply.blob(cx)) {
+                (ErrorKind::Cancelled | ErrorKind::NoSpace | ErrorKind::Io, _) => error,
+                (_, Err(wrong)) if wrong.kind() == ErrorKind::DigestMismatch => wrong,
+                _ => error,
+            })?;
+            let blob = supply.blob(cx)?;
+            let blob = match supply.into_ingest() {
+                Some(ingest) => intake.publish(ingest, part.reference.descriptor.media_type.as_str())?,
+                None => blob,
+            };
+            if part.tree.is_none() {
+                store.note_proof(blob.digest(), part.diff_id)?;
+            }
+            Ok(Arrived { blob, unpacked, report: cx.take_report() })
+        });
+        lock(&self.brought).append(&mut intake.into_brought());
+        arrived
+    }
+
+    /// The chain that a layer stands on, where it stands already and nobody is settling now.
+    fn chain_below(&self, index: usize) -> Option<Vec<TreeId>> {
+        let frontier = self.frontier.try_lock().ok()?;
+        (frontier.next == index).then(|| frontier.chain.clone())
+    }
+
+    /// Unpacks a layer to its end; `None` where that takes its chain.
+    fn unpack(
+        &self,
+        tree: TreeId,
+        chain: Option<&[TreeId]>,
+        part: &Part<'_>,
+        supply: &Supply,
+        cx: &Context<'_>,
+    ) -> Result<Option<Landed>> {
+        let media_type = Some(&part.reference.descriptor.media_type);
+        let algorithm = part.diff_id.0.algorithm();
+        let mut reader = LayerReader::open(supply, media_type, algorithm, self.limits.clone(), &self.crew, cx)?;
+        let applied = self.store.backend().apply_ahead(tree, chain, &mut reader, self.store.ids(), cx)?;
+        let Some(applied) = applied else { return Ok(None) };
+        let found = reader.diff_id();
+        if found != *part.diff_id {
+            return Err(wrong_diff_id(part.diff_id, &found));
+        }
+        let how = if chain.is_some() { How::Unpacked } else { How::Guessed };
+        Ok(Some(Landed { tree, applied, how }))
+    }
+
+    /// Settles the layers that have arrived and whose chains stand, in order.
+    fn settle_ready(&self) {
+        let mut frontier = lock(&self.frontier);
+        for (index, part) in self.parts.iter().enumerate() {
+            // Those that were there when this began have nothing to settle.
+            if index != frontier.next && index >= self.present {
+                continue;
+            }
+            let arrived = match lock(&self.outcomes).get_mut(index) {
+                Some(outcome @ Outcome::Arrived(_)) => match std::mem::take(outcome) {
+                    Outcome::Arrived(arrived) => arrived,
+                    _ => return,
+                },
+                _ if index < self.present => continue,
+                _ => return,
+            };
+            if index < self.present {
+                self.put(index, Outcome::Settled(arrived.report));
+                continue;
+            }
+            match self.settle(&mut frontier, part, arrived) {
+                Ok(report) => self.put(index, Outcome::Settled(report)),
+                Err(error) => return self.fail(index, error),
+            }
+            frontier.next = index.saturating_add(1);
+        }
+    }
+
+    /// Puts a layer on the chain.
+    fn settle(&self, frontier: &mut Frontier, part: &Part<'a>, arrived: Arrived) -> Result<Report> {
+        let (store, chain) = (self.store, frontier.chain.clone());
+        let cx = self.cx.apart(self.cx.progress());
+        let mut report = arrived.report;
+        let landed = match arrived.unpacked {
+            Some(landed) if landed.how == How::Unpacked => Some(landed),
+            Some(mut landed) => {
+                let confirmed = store.backend().settle(landed.tree, &chain, &mut landed.applied, store.ids(), &cx)?;
+                confirmed.then_some(Landed { how: How::Unpacked, ..landed })
+            }
+            None => self.share(frontier, part, &chain)?,
+        };
+        let landed = match landed {
+            Some(landed) => {
+                report.merge(cx.take_report());
+                landed
+            }
+            None => {
+                tracing::debug!(layer = %part.diff_id, "the layer is unpacked over its chain");
+                let tree = part.tree.map_or_else(|| self.new_tree(frontier), Ok)?;
+                let _ = cx.take_report();
+                let supply = Supply::stored(arrived.blob);
+                let again = self.unpack(tree, Some(&chain), part, &supply, &cx)?;
+                report = cx.take_report();
+                again.ok_or_else(|| Error::new(ErrorKind::Unsupported, OP).because("the backend unpacked nothing"))?
+            }
+        };
+        if !landed.applied.empty {
+            frontier.chain.retain(|&tree| tree != landed.tree && !landed.applied.cut);
+            frontier.chain.insert(0, landed.tree);
+            check_chain(store.backend(), frontier.chain.len())?;
+        }
+        frontier.landed.push(landed);
+        Ok(report)
+    }
+
+    fn new_tree(&self, frontier: &mut Frontier) -> Result<TreeId> {
+        let transaction = self.store.metadata().write()?;
+        let tree = transaction.allocate_tree(self.lease, self.store.backend().name())?;
+        transaction.commit()?;
+        frontier.trees.push(tree);
+        Ok(tree)
+    }
+
+    /// A tree of this layer that may stand on this chain: of a layer of this image, or one that is there.
+    fn share(&self, frontier: &Frontier, part: &Part<'a>, chain: &[TreeId]) -> Result<Option<Landed>> {
+        let store = self.store;
+        for (landed, of) in frontier.landed.iter().zip(self.missing()) {
+            if of.diff_id == part.diff_id && store.holds_over(&landed.applied.facts, chain)? {
+                return Ok(Some(Landed { tree: landed.tree, applied: landed.applied.clone(), how: How::Shared }));
+            }
+        }
+        let Some(row) = store.shareable(part.diff_id, chain)? else { return Ok(None) };
+        let transaction = store.write_durably()?;
+        // A collection may have taken it since it was found.
+        if transaction.tree(row.id)?.is_none() {
+            return Ok(None);
+        }
+        transaction.lease_tree(self.lease, row.id)?;
+        transaction.commit()?;
+        Ok(Some(Landed { tree: row.id, applied: row.into_applied(), how: How::Shared }))
+    }
+
+    /// Makes what came durable, and names it.
+    fn name(&self, point: crate::sys::durable::SyncPoint, made: &mut Vec<ChainId>) -> Result<()> {
+        let (store, backend) = (self.store, self.store.backend());
+        let mut frontier = lock(&self.frontier);
+        if frontier.landed.is_empty() {
+            return Ok(());
+        }
+        let mut is_new = false;
+        for landed in frontier.landed.iter().filter(|landed| landed.how == How::Unpacked) {
+            match landed.applied.empty {
+                true => backend.remove(landed.tree)?,
+                false => is_new = true,
+            }
+        }
+        if is_new {
+            store.sync_if_asked(point)?;
+        }
+        for landed in frontier.landed.iter_mut().filter(|landed| landed.how == How::Unpacked && !landed.applied.empty) {
+            // File systems that allocate late know only now.
+            landed.applied.usage = backend.usage(landed.tree)?;
+        }
+        let (labels, mut new_chains) = (Labels::new(), Vec::new());
+        let transaction = store.write_durably()?;
+        let mut parent = self.below.clone();
+        for (landed, part) in frontier.landed.iter().zip(self.missing()) {
+            if landed.how == How::Unpacked {
+                let unpacked = Unpacked { diff_id: part.diff_id, ids: store.ids(), applied: &landed.applied };
+                transaction.finish_tree(landed.tree, self.lease, &unpacked)?;
+            }
+            let root = store.implied_root(parent.is_some(), landed.applied.root.as_ref())?;
+            let (parent_row, diff_id, tree) = (parent.as_ref(), part.diff_id, landed.tree);
+            let new = NewLayer { parent: parent_row, diff_id, tree, root: root.as_ref(), labels: &labels };
+            // Above one that is made anew, what was sound is there already.
+            let there = transaction.layer(&part.chain_id)?.map(|there| there.tree);
+            let snapshot = name_layer(&transaction, &new)?;
+            if there != Some(snapshot.tree) {
+                new_chains.push(part.chain_id.clone());
+            }
+            transaction.set_blob_diff_id(&part.reference.descriptor.digest, part.diff_id)?;
+            transaction.lease_snapshot(self.lease, snapshot.id)?;
+            parent = Some(snapshot);
+        }
+        transaction.commit()?;
+        made.append(&mut new_chains);
+        // They are named: nothing of them goes any more.
+        frontier.trees.clear();
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the work on a layer when one below it has failed.
+struct Unless<'a> {
+    progress: &'a dyn Progress,
+    failed: &'a AtomicUsize,
+    index: usize,
+}
+
+impl Progress for Unless<'_> {
+    fn bytes(&self, count: u64) {
+        self.progress.bytes(count);
+    }
+
+    fn entries(&self, count: u64) {
+        self.progress.entries(count);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.index > self.failed.load(Ordering::Relaxed) || self.progress.is_cancelled()
+    }
+}
