@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use crate::compression::{Compression, Decoder};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::{Crew, Seat};
 use crate::store::supply::{Supply, SupplyReader};
 
@@ -36,8 +36,9 @@ pub(super) struct Uncompressed {
 enum Flow {
     Here(Box<Decoder<SupplyReader>>),
     Ahead(Ahead),
-    /// The end was reached, or an error, or nothing was to be read from the start.
+    /// The end was reached, or nothing was to be read from the start.
     Ended,
+    Failed,
 }
 
 /// The digest of the first blocks.
@@ -64,7 +65,7 @@ impl Uncompressed {
     pub(super) fn compression(&self) -> Option<Compression> {
         match &self.flow {
             Flow::Here(decoder) => Some(decoder.compression()),
-            Flow::Ahead(_) | Flow::Ended => None,
+            Flow::Ahead(_) | Flow::Ended | Flow::Failed => None,
         }
     }
 
@@ -94,6 +95,7 @@ impl Uncompressed {
             }
             Flow::Ahead(ahead) => ahead.read(out, &self.hash),
             Flow::Ended => Ok(0),
+            Flow::Failed => Err(Error::new(ErrorKind::InvalidLayer, OP).because("the stream failed before").into()),
         }
     }
 }
@@ -107,7 +109,8 @@ impl Read for Uncompressed {
         match &read {
             Ok(0) => self.flow = Flow::Ended,
             Ok(count) => self.read = self.read.saturating_add(*count as u64),
-            Err(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.flow = Flow::Failed,
         }
         read
     }

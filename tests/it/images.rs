@@ -1,5 +1,6 @@
 //! Images of other people's tools come in, and ours go out to them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,7 @@ use plywood::compression::Compression;
 use plywood::digest::Algorithm;
 use plywood::entry::Timestamp;
 use plywood::store::{BackendChoice, ExportOptions, ImageSource, ImportLayerOptions, ImportOptions, Imported, LayerSource, Store};
-use plywood::testing::{Layer, TemporaryStore};
+use plywood::testing::{Image, Layer, TemporaryStore};
 use plywood::{Context, ErrorKind};
 use serde_json::Value;
 
@@ -298,6 +299,48 @@ fn two_who_import_the_same_image_at_once_share_the_work() {
             });
             assert_eq!(unpacked, 2);
             assert_eq!(store.images().unwrap().len(), 1);
+        }
+    });
+}
+
+/// The trees in a store, with the times at which their directories were last changed.
+fn trees(store: &Store) -> BTreeMap<String, std::time::SystemTime> {
+    let entries = std::fs::read_dir(store.root().join("trees")).unwrap().map(Result::unwrap);
+    let of = |entry: std::fs::DirEntry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().modified().unwrap());
+    entries.filter(|entry| entry.file_name() != "0").map(of).collect()
+}
+
+#[test]
+fn images_of_other_bases_share_the_layers_above_them() {
+    with_owners(|| {
+        let test = "images_of_other_bases_share_the_layers_above_them";
+        let Ok(store) = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)) else {
+            return skip(test, "there is no overlayfs");
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let layer = Layer::new;
+        let base = |name: &str| layer().dir("etc", 0o755).file("etc/name", name).dir("usr", 0o755).dir("usr/lib", 0o711);
+        // One names its parents, as Docker and BuildKit do, one implies them, one hides something; all ask the same of both bases.
+        let upper = [
+            layer().dir("usr", 0o755).dir("usr/lib", 0o755).file("usr/lib/one", "1".repeat(100_000)),
+            layer().file("usr/lib/two", "2".repeat(100_000)),
+            layer().whiteout("etc/name").file("etc/new", "3".repeat(100_000)),
+        ];
+        let image = |base: Layer| {
+            let image = Image::new().layer(base, Compression::Gzip);
+            upper.iter().fold(image, |image, layer| image.layer(layer.clone(), Compression::Gzip))
+        };
+        let bases = [base("one"), base("two"), base("three").dir("etc", 0o700)];
+        let mut before = BTreeMap::new();
+        for (number, (own, new_trees)) in bases.into_iter().zip([4, 1, 2]).enumerate() {
+            let (layout, name) = (directory.path().join(number.to_string()), format!("image-{number}"));
+            image(own).write_layout(&layout, &name).unwrap();
+            let imported = import(&store, &layout);
+            assert_eq!(imported.unpacked, 4, "each has a chain of its own");
+            let after = trees(&store);
+            assert_eq!(after.len() - before.len(), new_trees, "the third one's etc has another mode, which a layer implies");
+            assert!(before.iter().all(|(tree, time)| after.get(tree) == Some(time)), "what is there is not touched");
+            before = after;
         }
     });
 }

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::resource::{UsageWho, getrusage};
-use plywood::compression::Compression;
+use plywood::compression::{Compression, Encoder};
+use plywood::entry::{Attributes, Change, Entry, EntrySink, Node, Status};
+use plywood::path::EntryPath;
+use plywood::tar::Writer;
 use plywood::testing::{Image, Layer};
 use serde_json::Value;
 
@@ -93,5 +96,68 @@ fn a_layer_of_1_gib_is_unpacked_in_64_mib() {
         store(&work, "overlay")(&["layer", "import", "layer.tar.gz"]).ok();
         let most = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
         assert!(most < 64 << 10, "{most} KiB were resident");
+    });
+}
+
+/// Peak memory of importing `layer.tar.gz`, in KiB; other programs that were waited for took less.
+fn peak_of_import(work: &Path) -> i64 {
+    let before = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    store(work, "overlay")(&["layer", "import", "layer.tar.gz"]).ok();
+    let most = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    println!("{most} KiB were resident at most, {before} KiB before");
+    most
+}
+
+/// A layer of so many files of a few bytes, a thousand in each directory.
+fn many_files(at: &Path, count: usize) {
+    let file = fs::File::create(at).unwrap();
+    let mut writer = Writer::new(Encoder::new(file, Compression::Gzip, Some(1)).unwrap());
+    let mut entry = |path: String, node: Node| {
+        let path = EntryPath::parse(path).unwrap();
+        let attributes = Attributes { mode: 0o755, ..Attributes::implied() };
+        writer.entry(&Entry { path, change: Change::Upsert { node, attributes } }, Status::Added).unwrap();
+    };
+    for number in 0..count {
+        if number % 1000 == 0 {
+            entry(format!("d{}", number / 1000), Node::Directory);
+        }
+        entry(format!("d{}/file-{number}", number / 1000), Node::File { size: 0 });
+    }
+    writer.finish().unwrap().finish().unwrap();
+}
+
+fn assert_many_files_take_256_bytes_each(count: usize) {
+    let work = std::env::temp_dir();
+    many_files(&work.join("layer.tar.gz"), count);
+    let (most, limit) = (peak_of_import(&work), (64 << 10) + i64::try_from(count).unwrap() / 4);
+    assert!(most < limit, "{most} KiB were resident for {count} files, {limit} at most");
+}
+
+#[test]
+fn a_layer_of_20_000_files_takes_64_mib_and_256_bytes_each() {
+    Sandbox::root().disk(Disk::Ext4).run(|| assert_many_files_take_256_bytes_each(20_000));
+}
+
+#[test]
+#[ignore = "the long form: minutes"]
+fn a_layer_of_a_million_files_takes_64_mib_and_256_bytes_each() {
+    Sandbox::root().disk(Disk::Ext4).run(|| assert_many_files_take_256_bytes_each(1_000_000));
+}
+
+#[test]
+fn a_sparse_file_of_10_gib_takes_64_mib_of_memory_and_nothing_of_the_disk() {
+    Sandbox::root().disk(Disk::Ext4).run(|| {
+        let work = std::env::temp_dir();
+        let make = "truncate -s 10G sparse; printf end | dd of=sparse bs=1 seek=10000000000 conv=notrunc status=none; \
+                    tar -Sczf layer.tar.gz sparse; rm sparse";
+        Tool::new("sh").args(["-c", make]).current_dir(&work).ok();
+        let most = peak_of_import(&work);
+        assert!(most < 64 << 10, "{most} KiB were resident");
+        let tree = store(&work, "overlay")(&["snapshots", "--json"]).ok();
+        let snapshots: Value = serde_json::from_str(&tree.stdout).unwrap();
+        assert!(snapshots.to_string().contains("sha256:"), "{snapshots}");
+        let taken = Tool::new("du").args(["-sk", "store-overlay/trees"]).current_dir(&work).ok().stdout;
+        let kib: u64 = taken.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(kib < 1024, "{taken}");
     });
 }
