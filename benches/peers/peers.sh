@@ -30,7 +30,7 @@ peers_root() {
 
 # Runs a program in the peers' root: no network, no environment, no longer than it should take.
 peer() { timeout -k 5 "${PEER_SECONDS:-120}" unshare --net chroot "$root" "${peer_env[@]}" "$@"; }
-peer_env=(env -i PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root TMPDIR=/work/tmp LC_ALL=C.UTF-8)
+peer_env=(env -i PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root TMPDIR=/work/tmp LC_ALL=C.UTF-8 PODMAN_IGNORE_CGROUPSV1_WARNING=yes)
 
 # What stands where, outside of the peers' own files and of what they keep for themselves in /run and the like.
 outside() {
