@@ -98,9 +98,15 @@ impl Header {
             b'0' | 0 | b'7' => return Ok(Node::File { size: self.content.len() as u64 }),
             b'1' => match EntryPath::parse(&self.link) {
                 Ok(target) if target.is_root() => return Err("a hardlink to the root"),
+                Ok(target) if target.components().any(|component| component.len() > COMPONENT_MAX) => {
+                    return Err("a component of the link's target is over 255 bytes long");
+                }
                 Ok(target) => Node::Hardlink { target },
                 Err(_) => return Err("the link's target has a component \"..\""),
             },
+            b'2' if self.link.is_empty() || self.link.contains(&0) || self.link.len() >= PATH_MAX => {
+                return Err("a symlink that no file system holds");
+            }
             b'2' => Node::Symlink { target: self.link.clone() },
             b'3' if self.device == (0, 0) => return Err("the character device 0:0 means a whiteout to overlayfs"),
             b'3' => Node::CharDevice { major, minor },
