@@ -17,9 +17,16 @@ static TREES: OnceLock<Trees> = OnceLock::new();
 static IMAGES: OnceLock<Images> = OnceLock::new();
 static STORES: OnceLock<Stores> = OnceLock::new();
 
+/// Whose sandbox the process is in already: libFuzzer's own children, which merge a corpus, share it.
+const ENTERED: &str = "PLYWOOD_FUZZ_SANDBOX";
+
 /// For targets that make files: a mount namespace of the process's own, with its own memory where temporary files go. It all goes with
 /// the process. Whoever is not root becomes root of a user namespace. Called before there are threads.
 pub fn enter_sandbox() {
+    if let Ok(power) = std::env::var(ENTERED) {
+        let _ = POWER.set(if power == "root" { Power::Root } else { Power::UserNamespace });
+        return;
+    }
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
     let power = if uid.is_root() { Power::Root } else { Power::UserNamespace };
     if power == Power::Root {
@@ -35,7 +42,10 @@ pub fn enter_sandbox() {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
     mount(Some("tmpfs"), "/mnt", Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=1g")).expect("a tmpfs");
     // SAFETY: no other thread is there yet.
-    unsafe { std::env::set_var("TMPDIR", "/mnt") };
+    unsafe {
+        std::env::set_var("TMPDIR", "/mnt");
+        std::env::set_var(ENTERED, if power == Power::Root { "root" } else { "user" });
+    }
     let _ = POWER.set(power);
 }
 
