@@ -20,6 +20,7 @@ use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
 use crate::sys::copy::copy_tree;
 use crate::sys::durable::SyncPoint;
+use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
 use crate::sys::{Dir, Root, inode, xattr};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
@@ -181,6 +182,10 @@ impl Backend for Copy {
         let sides = compare::Sides { tree: &own, outline: &fs, contents, root_time: true };
         compare::compare(&sides, &mut |_| Ok(None), found, cx)?;
         Ok(applied)
+    }
+
+    fn share(&self, old: TreeId, new: TreeId, cx: &Context<'_>) -> Result<()> {
+        share_tree(&self.fs(old)?, &self.fs(new)?, &mut || cx.check("repair")).map(drop)
     }
 
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {

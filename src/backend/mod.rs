@@ -161,6 +161,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
             .because(format!("the {} backend cannot compare a tree with its layer", self.name())))
     }
 
+    /// Has a new tree that nothing names yet share bytes with an old one of the same layer, where they have the same and the file
+    /// system can. It is a help: a backend that cannot does nothing.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Io`: the new tree is whole nevertheless.
+    fn share(&self, _old: TreeId, _new: TreeId, _cx: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use crate::sys::capabilities::{Scratch, try_overlay};
 use crate::sys::durable::SyncPoint;
 use crate::sys::flock::Flock;
 use crate::sys::mount::Api;
+use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
 use crate::sys::{Dir, Root};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
@@ -303,6 +304,11 @@ impl Backend for Overlay {
         cx: &Context<'_>,
     ) -> Result<Applied> {
         self.compare(tree, reference, found, cx)
+    }
+
+    fn share(&self, old: TreeId, new: TreeId, cx: &Context<'_>) -> Result<()> {
+        let (old, new) = (self.tree(old)?.child(FS.as_bytes())?, self.tree(new)?.child(FS.as_bytes())?);
+        share_tree(&old, &new, &mut || cx.check("repair")).map(drop)
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {

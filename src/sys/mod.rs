@@ -21,6 +21,7 @@ pub(crate) mod posix_lock;
 pub(crate) mod remove;
 pub(crate) mod reserve;
 pub(crate) mod root;
+pub(crate) mod share;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub(crate) mod usage;

@@ -421,6 +421,37 @@ fn mounted_meanwhile(backend: BackendChoice) {
 }
 
 #[test]
+fn what_is_sound_in_a_mended_tree_is_shared_with_the_old_one_where_the_file_system_can() {
+    Sandbox::root().disk(Disk::Xfs).run(|| both(shared));
+}
+
+fn shared(backend: BackendChoice) {
+    const LARGE: usize = 8 << 20;
+    let rot = Rot::new(backend);
+    let store = rot.store();
+    let noise: Vec<u8> = (0..LARGE as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let image = Image::new().layer(Layer::new().file("large", noise).file("small", "small"), Compression::None);
+    image.write_layout(rot.layout(9), "latest").unwrap();
+    rot.import(&store, 9);
+    let name = Name::from(&image.chain_id().unwrap());
+    // Its key keeps the old tree.
+    store.view(&Key::new("running").unwrap(), Some(&name), &Default::default()).unwrap();
+    let damaged: Vec<PathBuf> = rot.paths().into_iter().filter(|path| path.ends_with("fs/small")).collect();
+    damaged.iter().for_each(|path| fs::write(path, "rotten").unwrap());
+    let used = || {
+        nix::unistd::sync();
+        let disk = nix::sys::statvfs::statvfs(rot.directory.path()).unwrap();
+        (disk.blocks() - disk.blocks_free()) * disk.fragment_size()
+    };
+    let before = used();
+    let outcome = check(&store, CheckOptions::default().full().repair());
+    assert!(outcome.is_sound() && !outcome.findings.is_empty(), "{:?}", lines(&outcome));
+    assert_eq!(rot.paths().into_iter().filter(|path| path.ends_with("fs/large")).count(), 2, "the old tree is still there");
+    let more = used().saturating_sub(before);
+    assert!(more < LARGE as u64 / 2, "{more} bytes more");
+}
+
+#[test]
 fn a_committed_container_is_judged_by_the_layer_that_it_once_gave() {
     sandbox().run(|| both(committed));
 }

@@ -144,6 +144,9 @@ impl Check<'_> {
         let named = self.unpack_again(new, chain, diff_id, blob, ids).and_then(|applied| {
             if applied.empty {
                 store.backend().remove(new)?;
+            } else if let Err(error) = store.backend().share(old, new, self.cx) {
+                cx.check(OP)?;
+                tracing::debug!(%error, %old, %new, "what is sound in both trees is not shared");
             }
             let transaction = store.metadata().write()?;
             transaction.finish_tree(new, lease.id(), &Unpacked { diff_id, ids, applied: &applied })?;
