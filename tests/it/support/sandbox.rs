@@ -109,6 +109,8 @@ impl Sandbox {
         let stderr = String::from_utf8_lossy(&output.stderr);
         stderr.lines().filter(|line| line.starts_with("SKIP ")).for_each(|line| eprintln!("{line}"));
         assert!(output.status.success(), "in the sandbox ({}):\n{stdout}{stderr}", output.status);
+        // Counts and seeds, for whoever runs it with --nocapture.
+        print!("{stdout}");
         assert!(stdout.contains(&ran(test)), "the body did not run; does it stand directly in the test {test}?\n{stdout}{stderr}");
     }
 
