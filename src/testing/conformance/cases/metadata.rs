@@ -141,6 +141,9 @@ fn times() -> Vec<Case> {
 /// `security.capability` of version 2: effective `cap_net_raw`.
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
+/// The same of version 3, for the namespaces whose root is 1000 outside.
+const CAPABILITY_3: &[u8] = b"\x01\0\0\x03\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xe8\x03\0\0";
+
 /// A POSIX ACL: owner `rw-`, user 5 `r--`, group `r--`, mask `r--`, others `r--`. The mode that goes with it is 0644.
 const ACL: &[u8] = b"\x02\0\0\0\
     \x01\0\x06\0\xff\xff\xff\xff\
@@ -171,6 +174,10 @@ fn xattrs() -> Vec<Case> {
             .layer(Layer::new().file("ping", "").mode(0o755).xattr("security.capability", CAPABILITY))
             .layer(Layer::new().hardlink("pong", "ping"))
             .gives(Tree::new().file("ping", "").mode(0o755).xattr("security.capability", CAPABILITY).hardlink("pong", "ping")),
+        Case::new("4", "a file capability of version 3 keeps its root id")
+            .layer(Layer::new().file("ping", "").mode(0o755).xattr("security.capability", CAPABILITY_3))
+            .layer(Layer::new().hardlink("pong", "ping"))
+            .gives(Tree::new().file("ping", "").mode(0o755).xattr("security.capability", CAPABILITY_3).hardlink("pong", "ping")),
         Case::new("4", "an access ACL")
             .layer(Layer::new().file("f", "").mode(0o644).xattr("system.posix_acl_access", ACL))
             .gives(Tree::new().file("f", "").mode(0o644).xattr("system.posix_acl_access", ACL)),
