@@ -10,6 +10,7 @@
     clippy::panic,
     clippy::unreachable,
     clippy::indexing_slicing,
+    clippy::string_slice,
     clippy::arithmetic_side_effects,
     reason = "a test's own literals are wrong only by mistake"
 )]
