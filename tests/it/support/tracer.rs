@@ -28,6 +28,8 @@ pub(crate) enum At {
 pub(crate) struct Traced {
     /// The calls in their order, by name.
     pub(crate) calls: Vec<&'static str>,
+    /// The two calls that the same thread made before each, the last one first.
+    pub(crate) before: Vec<[&'static str; 2]>,
     /// How the process ended: an exit status, or nothing where it was killed.
     pub(crate) status: Option<i32>,
 }
@@ -46,8 +48,9 @@ pub(crate) fn available() -> Result<(), String> {
 /// Follows a child of this very thread to its end.
 pub(crate) fn follow(child: &Child, at: At) -> Traced {
     let process = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let mut traced = Traced { calls: Vec::new(), status: None };
+    let mut traced = Traced { calls: Vec::new(), before: Vec::new(), status: None };
     let mut known: BTreeSet<Pid> = BTreeSet::new();
+    let mut last: BTreeMap<Pid, [&'static str; 2]> = BTreeMap::new();
     // Threads that are inside a call, with what it is to answer.
     let mut inside: BTreeMap<Pid, Option<Errno>> = BTreeMap::new();
     // A thread that was killed meanwhile answers ESRCH to everything.
@@ -75,6 +78,9 @@ pub(crate) fn follow(child: &Child, at: At) -> Traced {
                     if let Some(name) = entered(thread) {
                         let number = traced.calls.len();
                         traced.calls.push(name);
+                        let before = last.entry(thread).or_default();
+                        traced.before.push(*before);
+                        *before = [name, before[0]];
                         match at {
                             At::Kill(stop) if stop == number => {
                                 kill(process, Signal::SIGKILL).unwrap();
