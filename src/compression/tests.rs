@@ -270,3 +270,20 @@ fn gzip_is_the_same_by_any_number_of_threads_and_costs_little() {
         assert!(one.len() <= serial + serial / 20 + 32, "{} bytes against {serial}", one.len());
     }
 }
+
+#[test]
+fn the_source_is_lent_and_comes_back() {
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let mut encoder = Encoder::new(Vec::new(), compression, None).unwrap();
+        assert_eq!(encoder.compression(), compression);
+        encoder.write_all(b"text").unwrap();
+        let blob = encoder.finish().unwrap();
+        let mut decoder = Decoder::new(blob.as_slice()).unwrap();
+        assert_eq!(decoder.read(&mut []).unwrap(), 0, "nothing was asked for");
+        let mut text = Vec::new();
+        decoder.read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"text");
+        assert_eq!(decoder.get_ref(), Some(&&b""[..]), "read to its end");
+        assert_eq!(decoder.into_inner(), Some(&b""[..]));
+    }
+}

@@ -126,6 +126,10 @@ fn members() -> Vec<(&'static str, Case)> {
         ),
         (
             "PAX and the header name different devices",
+            case([pax(b'x', &[("SCHILY.devminor", b"2")]), Block::ustar("n", b'3').at(337, "0000001\0").seal()]),
+        ),
+        (
+            "PAX and the header name different devices",
             case([pax(b'x', &[("SCHILY.devmajor", b"2")]), Block::ustar("n", b'3').at(329, "0000001\0").seal()]),
         ),
         ("the root must be a directory", case([Block::ustar("./", b'6').seal()]).name("./")),

@@ -490,3 +490,14 @@ fn strict_callers_get_an_error_for_each_skip() {
         assert_eq!(reader.next().unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }
+
+#[test]
+fn a_layer_in_memory_says_where_its_entries_stand() {
+    use crate::entry::EntryStream as _;
+    let (cx, bytes) = (Context::default(), archive(&[file("a"), file("b")]));
+    let mut layer = crate::tar::MemoryLayer::new(&bytes, &cx);
+    assert_eq!(layer.position(), None);
+    layer.next().unwrap();
+    layer.next().unwrap();
+    assert_eq!(layer.position(), Some(Position { member: 2, offset: 512 }));
+}
