@@ -286,7 +286,12 @@ impl Check<'_> {
 
     /// Of a tree, or of what is below it.
     pub(super) fn tell_of_tree(&self, tree: TreeId, below: impl AsRef<Path>, damage: Damage) -> crate::error::Result<()> {
-        let hit = self.store.metadata().read()?.hit_by_tree(tree, NAMED)?;
+        let reader = self.store.metadata().read()?;
+        if matches!(reader.tree(tree), Ok(None)) {
+            // It was removed while it was looked at.
+            return Ok(());
+        }
+        let hit = reader.hit_by_tree(tree, NAMED)?;
         let place = self.store.root().join(crate::store::directories::TREES).join(tree.to_string());
         let path = if below.as_ref().as_os_str().is_empty() { place } else { place.join(below) };
         self.outcome().push(Finding { tree: Some(tree), ..Finding::new(path, damage, hit) });
@@ -294,7 +299,11 @@ impl Check<'_> {
     }
 
     pub(super) fn tell_of_blob(&self, digest: &Digest, damage: Damage) -> crate::error::Result<()> {
-        let hit = self.store.metadata().read()?.hit_by_blob(digest, NAMED)?;
+        let reader = self.store.metadata().read()?;
+        if matches!(reader.blob(digest), Ok(None)) {
+            return Ok(());
+        }
+        let hit = reader.hit_by_blob(digest, NAMED)?;
         let path = self.store.root().join("blobs").join(digest.algorithm().as_str()).join(digest.to_hex());
         self.outcome().push(Finding { blob: Some(digest.clone()), ..Finding::new(path, damage, hit) });
         Ok(())

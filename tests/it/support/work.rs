@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use plywood::compression::Compression;
 use plywood::digest::{Algorithm, Digest};
 use plywood::snapshot::{Key, Kind, Name};
-use plywood::store::{DiffOptions, Filter, ImageSource, ImportOptions, Store};
+use plywood::store::{CheckOptions, DiffOptions, Filter, ImageSource, ImportOptions, Store};
 use plywood::testing::{Image, Layer, Tree, model};
 use plywood::{Context, Error, ErrorKind, Result};
 
@@ -93,7 +93,7 @@ impl Worker {
     /// Does one thing. What others may rightly be in the way of is no failure; everything else is.
     pub(crate) fn step(&mut self) {
         self.round += 1;
-        let what = self.dice.below(16);
+        let what = self.dice.below(17);
         let done = match what {
             0..=2 => self.import(),
             3..=6 => self.prepare(),
@@ -102,6 +102,7 @@ impl Worker {
             12 => self.untag(),
             13 => self.store.gc(&Default::default(), &Context::default()).map(drop),
             14 => self.view(),
+            15 => self.look(),
             _ => self.diff(),
         };
         done.unwrap_or_else(|error| panic!("{} {what}: {}", self.me, chain(&error)));
@@ -194,6 +195,16 @@ impl Worker {
         self.store.view(&Key::new(&*key)?, Some(&Name::new(parent)?), &Default::default())?;
         self.store.mounts(&key)?;
         self.store.remove(&key)
+    }
+
+    /// Whatever the others do meanwhile, nothing is damaged.
+    fn look(&mut self) -> Result<()> {
+        let options = CheckOptions::default();
+        let options = if self.dice.below(2) == 0 { options.full() } else { options };
+        let outcome = self.store.check(&options, &Context::default())?;
+        let damage: Vec<String> = outcome.findings.iter().filter(|finding| finding.stays()).map(ToString::to_string).collect();
+        assert_eq!(damage, [""; 0], "{}", self.me);
+        Ok(())
     }
 
     fn diff(&mut self) -> Result<()> {
