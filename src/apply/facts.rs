@@ -30,7 +30,7 @@ pub(crate) enum Lower<'a> {
     Nothing,
     /// Its tree as a container sees it.
     Tree(&'a Root),
-    /// It is not there yet. What is mostly so is taken for its answer, and is to be compared with the real one: see [`settle`].
+    /// It is not there yet. What is mostly so is taken for its answer, and is to be compared with the real one: see [`settle`](super::settle).
     Unknown,
 }
 
