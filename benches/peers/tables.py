@@ -61,11 +61,12 @@ def main():
         cells = [f"{median(tools, tool, 'wall', 'sync'):.1f}" if tool in tools else "" for tool in tools_shown]
         short.append(row(f"{image}, {compression}", *cells))
 
-    ratios = [head("plywood overlay", "wall and sync : fastest store among the peers", "CPU : bound", "wall and sync : bound")]
+    ratios = [head("plywood overlay", "wall and sync : fastest store among the peers", "CPU : bound", "wall and sync : bound",
+                   "wall : with one thread")]
     for (image, compression), tools in runs.items():
         if "plywood-overlay" not in tools:
             continue
-        mine, cells = median(tools, "plywood-overlay", "wall", "sync"), ["", "", ""]
+        mine, cells = median(tools, "plywood-overlay", "wall", "sync"), ["", "", "", ""]
         peers = {tool: median(tools, tool, "wall", "sync") for tool in STORES if tool in tools}
         if peers:
             fastest = min(peers, key=peers.get)
@@ -76,6 +77,8 @@ def main():
             serial = median(tools, "bound-inflate", "longest")
             sync = median(tools, "bound-inflate", "sync") + median(tools, "bound-create", "sync")
             cells[2] = f"{mine / (max(serial, cpu / os.cpu_count()) + sync):.2f}"
+        if "plywood-overlay-single" in tools:
+            cells[3] = f"{median(tools, 'plywood-overlay', 'wall') / median(tools, 'plywood-overlay-single', 'wall'):.2f}"
         ratios.append(row(f"{image}, {compression}", *cells))
 
     reading = (
