@@ -15,9 +15,9 @@ use std::collections::HashMap;
 
 pub use difference::{Difference, Fault};
 pub use outline::Contents;
-pub(crate) use outline::Outline;
+pub(crate) use outline::{ContentHash, Outline};
 
-use outline::{Content, ContentHash};
+use outline::Content;
 
 use crate::digest::Digest;
 use crate::entry::Xattrs;

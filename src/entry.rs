@@ -182,6 +182,12 @@ pub trait EntryStream {
     /// `Io` when the source cannot be read twice.
     fn restart(&mut self) -> Result<()>;
 
+    /// Where the source has the digest of the current file's content instead of its bytes: that digest. Such a stream can be compared
+    /// with, not applied.
+    fn content_digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Where the current entry stands, if the source has such a place.
     fn position(&self) -> Option<Position> {
         None

@@ -275,6 +275,9 @@ pub(super) struct Import {
     /// Which of several platforms: os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM", value_parser = parsed::<Platform>)]
     pub(super) platform: Option<Platform>,
+    /// Keep the layers' blobs no longer than it takes to unpack them; `diff` and `export` make layers anew then, with other digests
+    #[arg(long)]
+    pub(super) drop_blobs: bool,
     #[arg(long = "limit", value_name = "NAME=VALUE", value_parser = limits::parse, help = limits::HELP)]
     pub(super) limits: Vec<Limit>,
     /// What becomes of owners that this user's ids cannot express

@@ -11,16 +11,21 @@ use super::output::{self, Failure};
 use super::session::{Session, source_date_epoch};
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind};
-use crate::store::{ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource};
+use crate::store::{BlobPolicy, ExportOptions, Image, ImageSource, ImportLayerOptions, ImportOptions, LayerSource};
 
-/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]] [--limit NAME=VALUE]…`
+/// `import SOURCE [--ref NAME] [--platform os/arch[/variant]] [--drop-blobs] [--limit NAME=VALUE]…`
 pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Failure> {
     let source = match arguments.source.as_str() {
         "-" => ImageSource::reader(std::io::stdin()),
         text => ImageSource::parse(text)?,
     };
-    let options =
-        ImportOptions { reference: arguments.reference, platform: arguments.platform, limits: limits::together(&arguments.limits) };
+    let blobs = arguments.drop_blobs.then_some(BlobPolicy::Drop);
+    let options = ImportOptions {
+        reference: arguments.reference,
+        platform: arguments.platform,
+        limits: limits::together(&arguments.limits),
+        blobs,
+    };
     let (imported, _) = session.run("importing", None, |cx| session.store.import(source, &options, cx))?;
     session.output.report(&imported.report);
     let image = &imported.image;
@@ -161,12 +166,23 @@ pub(super) fn export(session: &Session<'_>, arguments: Export) -> Result<(), Fai
             .output
             .remark("plywood: no image stands below it, or none has a reference any more: no environment, command or user is set");
     }
+    if !exported.remade.is_empty() {
+        session.output.remark(format!(
+            "plywood: {} made anew, because {} dropped after the import: this is not the manifest that was imported",
+            match exported.remade.len() {
+                1 => "1 layer was".to_owned(),
+                many => format!("{many} layers were"),
+            },
+            if exported.remade.len() == 1 { "its blob was" } else { "their blobs were" },
+        ));
+    }
     let document = json!({
         "reference": exported.reference,
         "manifest": exported.manifest,
         "config": exported.config,
         "base": exported.base,
         "layers": exported.layers,
+        "remade": exported.remade,
         "report": exported.report,
     });
     session.output.result(&document, format!("{}\n", exported.manifest.digest))

@@ -74,11 +74,17 @@ impl EntryStream for Outline<'_> {
     fn next(&mut self) -> Result<Option<Entry>> {
         let Some(mut entry) = self.layer.next()? else { return Ok(None) };
         if let Change::Upsert { node: Node::File { size }, .. } = &mut entry.change {
-            let mut hash = ContentHash::default();
-            while let Some(Chunk { offset, data }) = self.layer.chunk()? {
-                hash.write(offset, data);
-            }
-            *size = self.contents.push(Content::Bytes(*size, hash.finish()));
+            let digest = match self.layer.content_digest() {
+                Some(digest) => digest,
+                None => {
+                    let mut hash = ContentHash::default();
+                    while let Some(Chunk { offset, data }) = self.layer.chunk()? {
+                        hash.write(offset, data);
+                    }
+                    hash.finish()
+                }
+            };
+            *size = self.contents.push(Content::Bytes(*size, digest));
         }
         Ok(Some(entry))
     }
@@ -100,7 +106,7 @@ impl EntryStream for Outline<'_> {
 const BLOCK: usize = 4096;
 
 /// A digest of a file's bytes that passes over blocks of zeros: holes cost nothing, wherever they are told as such.
-pub(super) struct ContentHash {
+pub(crate) struct ContentHash {
     hasher: Hasher,
     block: Vec<u8>,
     /// Where the block begins in the file.
@@ -115,7 +121,7 @@ impl Default for ContentHash {
 
 impl ContentHash {
     /// Takes bytes at an offset; offsets rise, and what is left out is zeros.
-    pub(super) fn write(&mut self, mut offset: u64, mut data: &[u8]) {
+    pub(crate) fn write(&mut self, mut offset: u64, mut data: &[u8]) {
         while !data.is_empty() {
             let within = usize::try_from(offset.rem_euclid(BLOCK as u64)).unwrap_or_default();
             let start = offset.saturating_sub(within as u64);
@@ -140,7 +146,7 @@ impl ContentHash {
         self.block.fill(0);
     }
 
-    pub(super) fn finish(mut self) -> [u8; 32] {
+    pub(crate) fn finish(mut self) -> [u8; 32] {
         self.flush();
         let mut digest = [0; 32];
         // The hex of a digest of our own always decodes.

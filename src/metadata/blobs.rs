@@ -21,6 +21,9 @@ pub(crate) struct BlobRow {
     pub(crate) diff_id: Option<DiffId>,
 }
 
+/// The media type of what is kept of a layer whose blob was dropped.
+pub(crate) const TREE_MANIFEST: &str = "application/vnd.plywood.tree-manifest.v1+zstd";
+
 const COLUMNS: &str = "digest, size, media_type, diff_id FROM blobs";
 
 impl Reader<'_> {
@@ -39,7 +42,19 @@ impl Reader<'_> {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub(crate) fn blobs_of(&self, diff_id: &DiffId) -> Result<Vec<BlobRow>> {
-        self.blobs_where(&format!("SELECT {COLUMNS} WHERE diff_id = ?1 ORDER BY digest"), &[&diff_id.to_string()])
+        self.blobs_where(
+            &format!("SELECT {COLUMNS} WHERE diff_id = ?1 AND media_type <> ?2 ORDER BY digest"),
+            &[&diff_id.to_string(), &TREE_MANIFEST],
+        )
+    }
+
+    /// The manifest of this layer, where its blob was dropped.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) fn tree_manifest_of(&self, diff_id: &DiffId) -> Result<Option<BlobRow>> {
+        let query = format!("SELECT {COLUMNS} WHERE diff_id = ?1 AND media_type = ?2 ORDER BY digest");
+        Ok(self.blobs_where(&query, &[&diff_id.to_string(), &TREE_MANIFEST])?.pop())
     }
 
     /// Every digest that has a row or is in the trash: what may have a file.
@@ -54,7 +69,7 @@ impl Reader<'_> {
         rows.map(|digest| parse(&digest.map_err(fail)?)).collect()
     }
 
-    /// The blobs that no image needs and no lease keeps.
+    /// The blobs that no image needs and no lease keeps; manifests of layers of which there is no tree any more.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
@@ -62,13 +77,14 @@ impl Reader<'_> {
         self.blobs_where(
             &format!(
                 "SELECT {COLUMNS} b WHERE NOT EXISTS (SELECT 1 FROM image_blobs i WHERE i.digest = b.digest) \
-                 AND NOT EXISTS (SELECT 1 FROM leased_blobs l WHERE l.digest = b.digest) ORDER BY digest"
+                 AND NOT EXISTS (SELECT 1 FROM leased_blobs l WHERE l.digest = b.digest) \
+                 AND NOT (b.media_type = ?1 AND EXISTS (SELECT 1 FROM trees t WHERE t.diff_id = b.diff_id)) ORDER BY digest"
             ),
-            &[],
+            &[&TREE_MANIFEST],
         )
     }
 
-    /// Whether no image needs a blob and no lease keeps it.
+    /// Whether no image needs a blob and no lease keeps it, nor, where it is a manifest, is there a tree of its layer.
     ///
     /// # Errors
     /// `Io`.
@@ -78,10 +94,11 @@ impl Reader<'_> {
             .connection()
             .prepare_cached(
                 "SELECT NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = ?1) \
-                 AND NOT EXISTS (SELECT 1 FROM leased_blobs WHERE digest = ?1)",
+                 AND NOT EXISTS (SELECT 1 FROM leased_blobs WHERE digest = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM blobs b JOIN trees t ON t.diff_id = b.diff_id WHERE b.digest = ?1 AND b.media_type = ?2)",
             )
             .map_err(fail)?;
-        statement.query_row([digest.to_string()], |row| row.get(0)).map_err(fail)
+        statement.query_row([&digest.to_string(), TREE_MANIFEST], |row| row.get(0)).map_err(fail)
     }
 
     fn blobs_where(&self, query: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<BlobRow>> {

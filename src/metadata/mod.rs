@@ -42,7 +42,7 @@ use crate::sys::{Dir, FileType, inode};
 
 use connection::Pool;
 
-pub(crate) use blobs::BlobRow;
+pub(crate) use blobs::{BlobRow, TREE_MANIFEST};
 pub(crate) use damage::Hit;
 pub(crate) use images::{ImageLayer, ImageRow};
 pub(crate) use leases::{LeaseId, LeaseRow, expires, expiry};

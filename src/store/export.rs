@@ -12,7 +12,7 @@ use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, DiffId, Digest};
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{ImageRow, LeaseId, SnapshotRow};
+use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow};
 use crate::progress::{Context, Report};
 use crate::snapshot::Kind;
 use crate::store::image::document::{layer_type, new_manifest};
@@ -114,8 +114,21 @@ pub struct Exported {
     pub layers: Vec<Descriptor>,
     /// The name that it got in the layout's index.
     pub reference: Option<String>,
+    /// Layers of the base whose blobs were [dropped](super::BlobPolicy::Drop), and which were made anew from their trees. The manifest is
+    /// not the image's own then, and where diff ids differ, too, neither is the config.
+    pub remade: Vec<Remade>,
     /// What no layer can say and was left out.
     pub report: Report,
+}
+
+/// A layer that was made anew from its tree.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Remade {
+    /// The digest of the blob that was dropped.
+    pub dropped: Digest,
+    /// The digest of the one that was written instead.
+    pub written: Digest,
 }
 
 /// What is to be exported.
@@ -168,8 +181,11 @@ impl Store {
         let lease = self.with_reserve(|| self.lease())?;
         let layout = LayoutWriter::open(directory)?;
         let mut exported = match subject {
-            Subject::Image(image) => self.export_image(lease.id(), *image, &layout, cx)?,
-            Subject::Snapshot(snapshot) => self.export_snapshot(lease.id(), *snapshot, &layout, options, cx)?,
+            Subject::Image(image) => self.export_stack(lease.id(), Some(*image), Vec::new(), &layout, options, cx)?,
+            Subject::Snapshot(snapshot) => {
+                let (base, above) = self.base_of(*snapshot, options.base.as_deref())?;
+                self.export_stack(lease.id(), base, above, &layout, options, cx)?
+            }
         };
         let platform = exported.1;
         layout.name(&exported.0.manifest, platform.as_ref(), reference.as_deref())?;
@@ -197,14 +213,8 @@ impl Store {
             .with_hint("commit it first: plywood commit NAME KEY"))
     }
 
-    fn export_image(
-        &self,
-        lease: LeaseId,
-        image: ImageRow,
-        layout: &LayoutWriter,
-        cx: &Context<'_>,
-    ) -> Result<(Exported, Option<Platform>)> {
-        self.keep(lease, Some(&image), None)?;
+    /// All its blobs, byte for byte.
+    fn export_image(&self, image: ImageRow, layout: &LayoutWriter, cx: &Context<'_>) -> Result<(Exported, Option<Platform>)> {
         let layers: Vec<Descriptor> = image.layers.into_iter().map(|layer| layer.descriptor).collect();
         for descriptor in layers.iter().chain([&image.config, &image.manifest]) {
             self.copy_blob(&descriptor.digest, layout, cx)?;
@@ -213,31 +223,54 @@ impl Store {
         let manifest = Descriptor { annotations: Default::default(), ..image.manifest };
         let platform = image.platform.parse().ok().filter(|platform: &Platform| !platform.is_unknown());
         let base = Some(image.reference);
-        let exported = Exported { manifest, config: image.config, base, layers, reference: None, report: Report::default() };
+        let exported = Exported {
+            manifest,
+            config: image.config,
+            base,
+            layers,
+            reference: None,
+            remade: Vec::new(),
+            report: Report::default(),
+        };
         Ok((exported, platform))
     }
 
-    fn export_snapshot(
+    /// An image, and the snapshots on top of it, topmost first.
+    fn export_stack(
         &self,
         lease: LeaseId,
-        snapshot: SnapshotRow,
+        base: Option<ImageRow>,
+        above: Vec<SnapshotRow>,
         layout: &LayoutWriter,
         options: &ExportOptions,
         cx: &Context<'_>,
     ) -> Result<(Exported, Option<Platform>)> {
-        let (base, above) = self.base_of(snapshot, options.base.as_deref())?;
         self.keep(lease, base.as_ref(), above.first())?;
         let base = match base {
-            Some(image) if above.is_empty() => return self.export_image(lease, image, layout, cx),
+            Some(image) if above.is_empty() && image.layers.iter().all(|layer| is_kept(&image, layer)) => {
+                return self.export_image(image, layout, cx);
+            }
             base => base,
         };
-        let mut layers = Vec::new();
-        for layer in base.iter().flat_map(|image| &image.layers) {
-            let compression = self.copy_blob(&layer.descriptor.digest, layout, cx)?;
-            let descriptor = Descriptor { media_type: MediaType::new(layer_type(compression)), ..layer.descriptor.clone() };
-            layers.push(descriptor);
-        }
         let mut report = Report::default();
+        let (mut layers, mut diff_ids, mut remade) = (Vec::new(), Vec::new(), Vec::new());
+        for (image, layer) in base.iter().flat_map(|image| image.layers.iter().map(move |layer| (image, layer))) {
+            let written = if is_kept(image, layer) {
+                let compression = self.copy_blob(&layer.descriptor.digest, layout, cx)?;
+                let descriptor = Descriptor { media_type: MediaType::new(layer_type(compression)), ..layer.descriptor.clone() };
+                Written { descriptor, diff_id: layer.diff_id.clone() }
+            } else {
+                let row = self.metadata().read()?.layer(&layer.chain_id)?;
+                let row = row.ok_or_else(|| super::no_snapshot(OP, &layer.chain_id.to_string()))?;
+                self.write_layer(&row, layout, options, &mut report, cx)?
+            };
+            if written.descriptor.digest != layer.descriptor.digest {
+                let (dropped, written) = (layer.descriptor.digest.clone(), written.descriptor.digest.clone());
+                remade.push(Remade { dropped, written });
+            }
+            layers.push(written.descriptor);
+            diff_ids.push(written.diff_id);
+        }
         let mut new = Vec::new();
         for row in above.iter().rev() {
             let written = self.write_layer(row, layout, options, &mut report, cx)?;
@@ -248,13 +281,17 @@ impl Store {
             new.iter().map(|layer| NewLayer { diff_id: &layer.diff_id, created_by: &options.created_by }).collect();
         let created = options.created.map(rfc3339);
         let config = match &base {
-            Some(image) => self.image(&image.reference)?.config.derive(&new, created.as_deref())?,
+            Some(image) => {
+                let config = self.image(&image.reference)?.config.with_diff_ids(&diff_ids)?;
+                // As it is, where nothing is new: the time it was made at included.
+                if new.is_empty() { config } else { config.derive(&new, created.as_deref())? }
+            }
             None => ImageConfig::from_scratch(&Platform::host_baseline(), &new, created.as_deref())?,
         };
         let config_descriptor = put_document(layout, MediaType::CONFIG, config.as_bytes())?;
         let manifest = put_document(layout, MediaType::MANIFEST, &new_manifest(&config_descriptor, &layers)?)?;
         let base = base.map(|image| image.reference);
-        let exported = Exported { manifest, config: config_descriptor, base, layers, reference: None, report };
+        let exported = Exported { manifest, config: config_descriptor, base, layers, reference: None, remade, report };
         Ok((exported, config.platform().cloned()))
     }
 
@@ -296,6 +333,14 @@ impl Store {
                 return Err(gone(&digest.to_string()));
             }
             transaction.lease_blob(lease, digest)?;
+        }
+        // Where their blobs were dropped, layers are made of their trees; or another image has the blob.
+        for layer in image.iter().flat_map(|image| &image.layers) {
+            let row = transaction.layer(&layer.chain_id)?.ok_or_else(|| gone(&layer.chain_id.to_string()))?;
+            transaction.lease_snapshot(lease, row.id)?;
+            for blob in transaction.blobs_of(&layer.diff_id)? {
+                transaction.lease_blob(lease, &blob.digest)?;
+            }
         }
         if let Some(row) = snapshot {
             if transaction.snapshot_by_id(row.id)?.is_none() {
@@ -342,6 +387,11 @@ impl Store {
         let (digest, size) = blob.finish()?;
         Ok(Written { descriptor: Descriptor::new(layer_type(options.compression), digest, size), diff_id: outcome.diff_id })
     }
+}
+
+/// Whether the blob of an image's layer was not dropped.
+fn is_kept(image: &ImageRow, layer: &ImageLayer) -> bool {
+    image.blobs.contains(&layer.descriptor.digest)
 }
 
 fn put_document(layout: &LayoutWriter, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {

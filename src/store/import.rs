@@ -15,7 +15,6 @@ use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
 use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
-use crate::store::Store;
 use crate::store::image::{Image, Platform, check_reference, no_image};
 use crate::store::intake::Intake;
 use crate::store::layer::Incoming;
@@ -23,6 +22,7 @@ use crate::store::select::{Chosen, Wanted};
 use crate::store::source::{Files, ImageSource};
 use crate::store::stack::Stack;
 use crate::store::supply::Supply;
+use crate::store::{BlobPolicy, Store};
 use crate::store::{docker_archive, select};
 use crate::tar::Limits;
 
@@ -40,6 +40,8 @@ pub struct ImportOptions {
     /// What each layer may ask for; the store's limits by default. Layers that are there already are not unpacked again for them. Of an
     /// archive around the image the expansion ratio counts, too.
     pub limits: Option<Limits>,
+    /// What becomes of the layers' blobs once they are unpacked; the store's policy by default.
+    pub blobs: Option<BlobPolicy>,
 }
 
 impl ImportOptions {
@@ -54,6 +56,13 @@ impl ImportOptions {
     #[must_use]
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = Some(platform);
+        self
+    }
+
+    /// With this policy for the layers' blobs instead of the store's.
+    #[must_use]
+    pub fn blobs(mut self, blobs: BlobPolicy) -> Self {
+        self.blobs = Some(blobs);
         self
     }
 
@@ -202,7 +211,11 @@ impl Store {
                 chosen.references.clone()
             }
         };
-        let row = row(&chosen, layers);
+        let policy = options.blobs.unwrap_or_else(|| self.blob_policy());
+        if policy == BlobPolicy::Drop {
+            self.keep_manifests(intake, &layers, limits, cx)?;
+        }
+        let row = row(&chosen, layers, policy);
         let transaction = self.write_durably()?;
         for reference in &references {
             transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
@@ -267,10 +280,12 @@ fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<
         .with_hint("a single layer is imported with `plywood layer import`"))
 }
 
-fn row(chosen: &Chosen, layers: Vec<ImageLayer>) -> ImageRow {
+fn row(chosen: &Chosen, layers: Vec<ImageLayer>, policy: BlobPolicy) -> ImageRow {
     let mut blobs: Vec<Digest> = chosen.indexes.clone();
     blobs.extend([chosen.manifest.digest.clone(), chosen.config_descriptor.digest.clone()]);
-    blobs.extend(layers.iter().map(|layer| layer.descriptor.digest.clone()));
+    if policy == BlobPolicy::Keep {
+        blobs.extend(layers.iter().map(|layer| layer.descriptor.digest.clone()));
+    }
     ImageRow {
         reference: String::new(),
         target: chosen.target.clone(),

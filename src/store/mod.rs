@@ -40,6 +40,7 @@ mod stat;
 mod supply;
 #[cfg(test)]
 mod tests;
+mod tree_manifest;
 mod update;
 mod usage;
 mod walk;
@@ -52,7 +53,7 @@ pub use changes::Changed;
 pub use check::{CheckOptions, CheckOutcome, Damage, Finding, Remedy};
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
-pub use export::{ExportOptions, Exported};
+pub use export::{ExportOptions, Exported, Remade};
 pub use gc::{GcOptions, GcOutcome, LostTree};
 #[cfg(feature = "cli")]
 pub(crate) use image::rfc3339;
@@ -60,7 +61,7 @@ pub use image::{Image, ImageConfig, Layer, Platform};
 pub use import::{ImportOptions, Imported};
 pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};
 pub use leases::{LeaseInfo, LeaseOptions};
-pub use open::{BackendChoice, FileSystems, StoreOptions};
+pub use open::{BackendChoice, BlobPolicy, FileSystems, StoreOptions};
 pub use prepare::PrepareOptions;
 pub use source::ImageSource;
 pub use update::LabelUpdate;
@@ -103,6 +104,7 @@ struct Inner {
     limits: Limits,
     parallelism: Parallelism,
     durability: Durability,
+    blobs: BlobPolicy,
     session: Mutex<Option<Session>>,
 }
 
@@ -147,6 +149,11 @@ impl Store {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// What becomes of layers' blobs that were unpacked.
+    pub fn blob_policy(&self) -> BlobPolicy {
+        self.inner.blobs
     }
 
     pub(crate) fn locks(&self) -> &Locks {

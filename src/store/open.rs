@@ -33,6 +33,17 @@ pub enum BackendChoice {
     Custom(Arc<dyn Backend>),
 }
 
+/// What becomes of the blobs of an image's layers once they are unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BlobPolicy {
+    /// They are kept, byte for byte: an unchanged image is exported with the same manifest digest, and damaged trees can be mended.
+    #[default]
+    Keep,
+    /// They go. The layers stay usable; `diff` and `export` make them anew from the trees, with other digests, and say so. A list of what
+    /// each layer holds is kept, so that a full check can still judge its tree; but what it finds damaged has to be imported again.
+    Drop,
+}
+
 /// On which file systems a store is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileSystems {
@@ -57,6 +68,8 @@ pub struct StoreOptions {
     pub ids: Ids,
     /// What a layer may ask for. Figures that no honest image meets by default.
     pub limits: Limits,
+    /// What becomes of layers' blobs that were unpacked. Kept by default.
+    pub blobs: BlobPolicy,
     /// On which file systems. Where it is safe by default: not on those of the network.
     pub file_systems: FileSystems,
     /// With how many threads a verb works. As many as there are processors by default.
@@ -73,6 +86,7 @@ impl StoreOptions {
             backend: BackendChoice::Auto,
             ids: Ids::default(),
             limits: Limits::default(),
+            blobs: BlobPolicy::default(),
             file_systems: FileSystems::default(),
             parallelism: Parallelism::default(),
             durability: Durability::default(),
@@ -104,6 +118,13 @@ impl StoreOptions {
     #[must_use]
     pub fn ids(mut self, ids: Ids) -> Self {
         self.ids = ids;
+        self
+    }
+
+    /// With this policy for the blobs of layers.
+    #[must_use]
+    pub fn blobs(mut self, blobs: BlobPolicy) -> Self {
+        self.blobs = blobs;
         self
     }
 
@@ -249,6 +270,7 @@ fn assemble(home: &Home, path: &Path, options: &StoreOptions, metadata: Metadata
         limits: options.limits.clone(),
         parallelism: options.parallelism,
         durability: options.durability,
+        blobs: options.blobs,
         session: Mutex::default(),
     };
     Ok(Store { inner: Arc::new(inner) })

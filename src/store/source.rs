@@ -192,9 +192,10 @@ impl Files {
             Some(url) => Error::new(ErrorKind::Unsupported, ImageSource::OP)
                 .at(digest.to_string())
                 .because(format!("the image does not hold this layer, which is to be fetched from {}", url.escape_debug())),
-            None => {
-                Error::new(ErrorKind::NotFound, ImageSource::OP).at(digest.to_string()).because("the image does not hold this blob")
-            }
+            None => Error::new(ErrorKind::NotFound, ImageSource::OP)
+                .at(digest.to_string())
+                .because("neither the image nor the store holds this blob, and without it nothing can be unpacked")
+                .with_hint("fetch the blob of this digest into the image's `blobs` and import it again"),
         })
     }
 

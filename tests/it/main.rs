@@ -20,6 +20,8 @@ mod contention;
 #[cfg(feature = "testing")]
 mod crash;
 #[cfg(feature = "testing")]
+mod dropped;
+#[cfg(feature = "testing")]
 mod foreign;
 #[cfg(feature = "testing")]
 mod formats;

@@ -13,6 +13,7 @@ use super::{Check, Damage, OP, Seen};
 use crate::backend::{Contents, Difference, Fault, Reference};
 use crate::content::Blob;
 use crate::digest::DiffId;
+use crate::entry::EntryStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{SnapshotRow, TreeRow, TreeState};
 use crate::parallel::{Crew, Parallelism};
@@ -20,6 +21,7 @@ use crate::progress::Context;
 use crate::store::layer::diff_id_of;
 use crate::store::layer_reader::LayerReader;
 use crate::store::supply::Supply;
+use crate::store::tree_manifest::ManifestReader;
 use crate::store::{DiffOptions, Store};
 use crate::tar::Limits;
 use crate::tree::{Answer, Applied, Fact, Question, TreeId};
@@ -254,11 +256,28 @@ impl Check<'_> {
                 verdict => return Ok(verdict),
             }
         }
-        Ok(Verdict::Unproven)
+        self.compare_with_manifest(job)
+    }
+
+    /// Of a layer whose blob was dropped there is a list.
+    fn compare_with_manifest(&self, job: &Job) -> Result<Verdict> {
+        let Some(row) = self.store.metadata().read()?.tree_manifest_of(&job.diff_id)? else { return Ok(Verdict::Unproven) };
+        let Some(blob) = self.store.content().blob(&row.digest)? else { return Ok(Verdict::Unproven) };
+        let mut manifest = match ManifestReader::open(&blob) {
+            Ok(manifest) if *manifest.diff_id() == job.diff_id => manifest,
+            Ok(_) => return Ok(Verdict::Unproven),
+            // Told of as a damaged blob.
+            Err(error) if is_of_stream(&error) => return Ok(Verdict::Unproven),
+            Err(error) => return Err(error),
+        };
+        match self.compare_stream(job, &mut manifest)? {
+            Ok(verdict) => Ok(verdict),
+            // It is the layer's, so the facts are not those that it can be applied with.
+            Err(error) => Ok(Verdict::BadFacts(reason(&error))),
+        }
     }
 
     fn compare_with(&self, job: &Job, blob: &Blob) -> Result<Verdict> {
-        let backend = self.store.backend();
         let quiet = Context::new(self.cx.progress());
         // The check has threads of its own.
         let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(Parallelism::ONE));
@@ -267,6 +286,23 @@ impl Check<'_> {
             Err(error) if is_of_stream(&error) => return Ok(Verdict::Unproven),
             Err(error) => return Err(error),
         };
+        let verdict = match self.compare_stream(job, &mut layer)? {
+            Ok(verdict) => verdict,
+            // Either the bytes are not the layer, or they are, and the facts are not those that it can be applied with.
+            Err(error) => {
+                let is_layer = gives(blob, &job.diff_id, &quiet);
+                return Ok(if is_layer { Verdict::BadFacts(reason(&error)) } else { Verdict::Unproven });
+            }
+        };
+        // What was compared with something else than the layer says nothing.
+        let is_compared = matches!(verdict, Verdict::Compared { .. });
+        Ok(if is_compared && layer.diff_id() != job.diff_id { Verdict::Unproven } else { verdict })
+    }
+
+    /// Compares a tree with a stream; the inner error is one of the stream.
+    fn compare_stream(&self, job: &Job, layer: &mut dyn EntryStream) -> Result<Result<Verdict>> {
+        let backend = self.store.backend();
+        let quiet = Context::new(self.cx.progress());
         let mut contents = job.below.as_ref().map_or_else(Contents::default, |below| Contents::over(Arc::clone(&below.contents)));
         let mut outline = Outlined { store: self.store.clone(), tree: self.store.allocate_tree()?, contents: Arc::default() };
         let (mut differences, mut more) = (Vec::new(), 0u64);
@@ -274,7 +310,7 @@ impl Check<'_> {
             outline: outline.tree,
             below: job.below.as_ref().map(|below| below.tree),
             facts: &job.row.facts,
-            layer: &mut layer,
+            layer,
             ids: job.row.ids.unwrap_or_default(),
             contents: &mut contents,
         };
@@ -287,25 +323,17 @@ impl Check<'_> {
         };
         let applied = match backend.verify(job.row.id, reference, &mut found, &quiet) {
             Ok(applied) => applied,
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Verdict::Unproven),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Verdict::Gone),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Ok(Verdict::Unproven)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(Verdict::Gone)),
             Err(error) if error.kind() == ErrorKind::Corrupt && error.op() == "check tree" => {
-                return Ok(Verdict::BadFacts(reason(&error)));
+                return Ok(Ok(Verdict::BadFacts(reason(&error))));
             }
-            // Either the bytes are not the layer, or they are, and the facts are not those that it can be applied with.
-            Err(error) if is_of_stream(&error) => {
-                let is_layer = gives(blob, &job.diff_id, &quiet);
-                return Ok(if is_layer { Verdict::BadFacts(reason(&error)) } else { Verdict::Unproven });
-            }
+            Err(error) if is_of_stream(&error) => return Ok(Err(error)),
             Err(error) => return Err(error),
         };
-        // What was compared with something else than the layer says nothing.
-        if layer.diff_id() != job.diff_id {
-            return Ok(Verdict::Unproven);
-        }
         outline.contents = Arc::new(contents);
         let outline = (!backend.shares_trees()).then_some(outline);
-        Ok(Verdict::Compared { applied, differences, more, outline })
+        Ok(Ok(Verdict::Compared { applied, differences, more, outline }))
     }
 
     /// Whether the layers below still say what trees rest on. Only of those below which all is whole: what is damaged there speaks

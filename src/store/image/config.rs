@@ -165,6 +165,16 @@ impl ImageConfig {
         &self.parsed.diff_ids
     }
 
+    /// The same for other layers of the same content: byte for byte where these are the same.
+    pub(crate) fn with_diff_ids(&self, diff_ids: &[DiffId]) -> Result<Self> {
+        if diff_ids == self.diff_ids() {
+            return Self::parse(self.raw.clone());
+        }
+        let mut root: Map<String, Value> = parse_json(Self::OP, &self.raw)?;
+        root.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": diff_ids }));
+        Self::parse(to_bytes(&root)?)
+    }
+
     /// The configuration of an image with more layers on top.
     pub(crate) fn derive(&self, layers: &[NewLayer<'_>], created: Option<&str>) -> Result<Self> {
         let mut root: Map<String, Value> = parse_json(Self::OP, &self.raw)?;
