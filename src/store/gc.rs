@@ -7,18 +7,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
+use std::time::{Duration, Instant};
 
 use super::Store;
 use super::directories::TREES;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::lock::{Held, Subject};
-use crate::metadata::{LeaseId, SnapshotRow, Survives, Trash, TreeState};
+use crate::metadata::{LeaseId, SnapshotRow, Survives, Transaction, Trash, TreeState};
 use crate::progress::Context;
 use crate::snapshot::Name;
 use crate::tree::TreeId;
 
-/// How many rows go in one transaction: as many as take about a millisecond. Who writes meanwhile waits for no more than that.
+/// How long one transaction takes up rows: whoever writes meanwhile waits for that, and for no more.
+const SLICE: Duration = Duration::from_millis(2);
+/// Between two transactions the others, who were waiting, must have the time to wake up.
+const PAUSE: Duration = Duration::from_micros(200);
+/// How many trees are deleted before they are taken off the list.
 const BATCH: usize = 64;
 
 /// What [`Store::gc`] keeps and does.
@@ -122,10 +127,13 @@ impl Store {
         if options.dry_run {
             return self.would_go(&garbage, outcome);
         }
-        for batch in garbage.chunks(BATCH) {
-            cx.check("gc")?;
-            self.remove_layers(batch, &mut outcome)?;
-        }
+        self.in_slices(&garbage, cx, &mut |transaction, row| {
+            if transaction.is_unreached(row.id)? {
+                transaction.remove_snapshot(row)?;
+                outcome.snapshots.push(row.name.clone());
+            }
+            Ok(())
+        })?;
         self.remove_unused_trees(cx)?;
         self.remove_unused_blobs(cx, &mut outcome)?;
         self.seal()?;
@@ -214,54 +222,45 @@ impl Store {
         self.backend().usage(tree).map_or(0, |usage| usage.bytes)
     }
 
-    fn remove_layers(&self, batch: &[SnapshotRow], outcome: &mut GcOutcome) -> Result<()> {
-        let transaction = self.metadata().write_to_survive(Survives::Process)?;
-        let mut removed = Vec::new();
-        for row in batch {
-            if transaction.is_unreached(row.id)? {
-                transaction.remove_snapshot(row)?;
-                removed.push(row.name.clone());
+    /// Does something to each of many rows, in transactions that are short enough for those who wait.
+    fn in_slices<T>(&self, rows: &[T], cx: &Context<'_>, each: &mut dyn FnMut(&Transaction<'_>, &T) -> Result<()>) -> Result<()> {
+        let mut rest = rows.iter().peekable();
+        while rest.peek().is_some() {
+            cx.check("gc")?;
+            let transaction = self.metadata().write_to_survive(Survives::Process)?;
+            let began = Instant::now();
+            for row in rest.by_ref() {
+                each(&transaction, row)?;
+                if began.elapsed() >= SLICE {
+                    break;
+                }
             }
+            transaction.commit()?;
+            std::thread::sleep(PAUSE);
         }
-        transaction.commit()?;
-        outcome.snapshots.extend(removed);
         Ok(())
     }
 
     fn remove_unused_trees(&self, cx: &Context<'_>) -> Result<()> {
         let unused = self.metadata().read()?.unused_trees()?;
-        for batch in unused.chunks(BATCH) {
-            cx.check("gc")?;
-            let transaction = self.metadata().write_to_survive(Survives::Process)?;
-            for &tree in batch {
-                if transaction.tree_is_unused(tree)? {
-                    transaction.trash_tree(tree)?;
-                }
+        self.in_slices(&unused, cx, &mut |transaction, &tree| {
+            if transaction.tree_is_unused(tree)? {
+                transaction.trash_tree(tree)?;
             }
-            transaction.commit()?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn remove_unused_blobs(&self, cx: &Context<'_>, outcome: &mut GcOutcome) -> Result<()> {
         let unused = self.metadata().read()?.unused_blobs()?;
-        for batch in unused.chunks(BATCH) {
-            cx.check("gc")?;
-            let transaction = self.metadata().write_to_survive(Survives::Process)?;
-            let mut removed = Vec::new();
-            for blob in batch {
-                if transaction.blob_is_unused(&blob.digest)? {
-                    transaction.trash_blob(&blob.digest)?;
-                    removed.push(blob);
-                }
-            }
-            transaction.commit()?;
-            for blob in removed {
+        self.in_slices(&unused, cx, &mut |transaction, blob| {
+            if transaction.blob_is_unused(&blob.digest)? {
+                transaction.trash_blob(&blob.digest)?;
                 outcome.blob_bytes = outcome.blob_bytes.saturating_add(blob.size);
                 outcome.blobs.push(blob.digest.clone());
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Under the collection's lock. What cannot be deleted keeps nothing else from going; the first such failure is told at the end.
@@ -301,10 +300,7 @@ impl Store {
             self.forget_trees(&gone)?;
             count = count.saturating_add(gone.len() as u64);
         }
-        for batch in blobs.chunks(BATCH) {
-            cx.check("gc")?;
-            self.delete_trash_blobs(batch, &mut fail)?;
-        }
+        self.delete_trash_blobs(&blobs, &mut fail, cx)?;
         failed.map(|()| (count, bytes))
     }
 
@@ -331,27 +327,26 @@ impl Store {
 
     /// Deletes the files of blobs that are in the trash. Their names go in the transaction, because the same bytes may be coming in
     /// again; their bytes, of which there may be many, when nobody waits for them.
-    fn delete_trash_blobs(&self, batch: &[Digest], fail: &mut dyn FnMut(&dyn Display, Error)) -> Result<()> {
-        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+    fn delete_trash_blobs(&self, blobs: &[Digest], fail: &mut dyn FnMut(&dyn Display, Error), cx: &Context<'_>) -> Result<()> {
         let mut aside = Vec::new();
-        for digest in batch {
+        let done = self.in_slices(blobs, cx, &mut |transaction, digest| {
             if !transaction.is_trash(digest)? {
-                continue;
+                return Ok(());
             }
             match self.content().set_aside(digest) {
                 Ok(bytes) => aside.extend(bytes),
                 Err(error) => {
                     fail(digest, error);
-                    continue;
+                    return Ok(());
                 }
             }
-            transaction.forget_trash(&Trash::Blob(digest.clone()))?;
-        }
-        let committed = transaction.commit();
+            transaction.forget_trash(&Trash::Blob(digest.clone()))
+        });
+        // Those too whose rows stay because a transaction failed: nobody finds them by their names any more.
         for bytes in aside {
             self.content().delete(&bytes)?;
         }
-        committed
+        done
     }
 
     /// Ends the leases of dead processes and those whose time is over: what was being built under them goes to the trash, what they
