@@ -160,6 +160,9 @@ impl Applier<'_> {
     pub(super) fn set_pending(&mut self, attributes: Attributes) -> Result<()> {
         self.modify()?;
         let frame = self.frames.get_mut(self.cursor).ok_or_else(lost)?;
+        if self.lower.is_unknown() {
+            self.facts.overwritten(&frame.path, false);
+        }
         let before = frame.pending.take().map_or(Before::Old, |(_, before)| before);
         frame.pending = Some((attributes, before));
         Ok(())
@@ -261,7 +264,7 @@ impl Applier<'_> {
         let opaque = replaces && self.here()?.lower;
         let dir = self.modify()?;
         if replaces {
-            dir.remove_tree(&name)?;
+            self.remove_from(&dir, &name)?;
         }
         let made = dir.mkdir_open(&name, self.metadata.creation_mode(&attributes, 0o700))?;
         self.placed.mark(&path, OWN);

@@ -158,7 +158,7 @@ impl<'a> Applier<'a> {
         // What was replaced does not come back, nor what it hid.
         let opaque = self.here()?.lower;
         let dir = self.modify()?;
-        dir.remove_tree(name)?;
+        self.remove_from(&dir, name)?;
         dir.mkdir(name, mode)?;
         self.enter_made(name, attributes, opaque)
     }
@@ -189,7 +189,17 @@ impl<'a> Applier<'a> {
     /// Removes what stands at a name of the directory on which the cursor stands.
     pub(super) fn remove(&mut self, name: &[u8]) -> Result<()> {
         self.forget(name);
-        self.modify()?.remove_tree(name)
+        let dir = self.modify()?;
+        self.remove_from(&dir, name)
+    }
+
+    /// The same, where no frame stands for the name. `dir` is the directory on which the cursor stands.
+    pub(super) fn remove_from(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        if self.lower.is_unknown() {
+            let path = self.here_path(name)?;
+            self.facts.overwritten(&path, true);
+        }
+        dir.remove_tree(name)
     }
 
     /// Makes a new inode at a name where nothing is.

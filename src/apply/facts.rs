@@ -126,7 +126,7 @@ impl std::io::Write for Sink<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     known: BTreeMap<EntryPath, (Detail, Answer)>,
-    /// One path was guessed to be there and to be absent.
+    /// One path was guessed to be there and to be absent, or a guess can be settled no more.
     contradictory: bool,
 }
 
@@ -154,12 +154,23 @@ impl Facts {
 
     /// Whether something that is there was used below this path.
     pub(super) fn used_below(&self, path: &EntryPath) -> bool {
-        // What lies below `a` is all that begins with `a/`, and `a0` is the first name after that.
-        let Ok(first) = path.join("\u{1}") else { return false };
-        self.known
-            .range::<EntryPath, _>((Bound::Included(&first), Bound::Unbounded))
-            .take_while(|(found, _)| found.starts_with(path))
-            .any(|(_, (_, answer))| *answer != Answer::Absent)
+        self.below(path).any(|(_, (_, answer))| *answer != Answer::Absent)
+    }
+
+    fn below(&self, path: &EntryPath) -> impl Iterator<Item = (&EntryPath, &(Detail, Answer))> {
+        // What lies below `a` is all that begins with `a/`, and `a0` is the first name after that. A path that can have no longer one has
+        // nothing below it.
+        let first = path.join("\u{1}").ok();
+        let known = first.map(|first| self.known.range::<EntryPath, _>((Bound::Included(first), Bound::Unbounded)));
+        known.into_iter().flatten().take_while(move |(found, _)| found.starts_with(path))
+    }
+
+    /// Directories that were made with the attributes of the parent's do not have these any more: this one, or with `below` all that lie
+    /// there too. If they were guessed, the parent's own would be set on something else.
+    pub(super) fn overwritten(&mut self, path: &EntryPath, below: bool) {
+        let was_read = |(_, (detail, _)): (&EntryPath, &(Detail, Answer))| *detail == Detail::Attributes;
+        let here = self.known.get_key_value(path).is_some_and(was_read);
+        self.contradictory |= here || (below && self.below(path).any(was_read));
     }
 
     pub(super) fn merge(&mut self, other: Self) {
@@ -169,7 +180,7 @@ impl Facts {
         }
     }
 
-    /// Whether guesses contradict each other, so that no parent gives these answers.
+    /// Whether guesses contradict each other, so that no parent gives these answers, or cannot be settled.
     pub(super) fn is_contradictory(&self) -> bool {
         self.contradictory
     }

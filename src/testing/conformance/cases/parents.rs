@@ -39,6 +39,22 @@ fn implied() -> Vec<Case> {
         Case::new("1.6", "a parent that gets its entry later")
             .layer(Layer::new().file("d/a", "").dir("d", 0o700).mtime(3, 4))
             .gives(Tree::new().dir("d", 0o700).mtime(3, 4).file("d/a", "")),
+        Case::new("1.6", "a parent that is there below and gets its entry later")
+            .layer(Layer::new().dir("d", 0o1770).owner(5, 6).mtime(7, 8).xattr("user.a", "b").file("d/old", "").dir("e", 0o700))
+            .layer(Layer::new().file("d/new", "").dir("d", 0o755).file("e/sub/new", "").dir("e/sub", 0o711).dir("e", 0o755))
+            .gives(
+                Tree::new()
+                    .dir("d", 0o755)
+                    .file("d/old", "")
+                    .file("d/new", "")
+                    .dir("e", 0o755)
+                    .dir("e/sub", 0o711)
+                    .file("e/sub/new", ""),
+            ),
+        Case::new("1.6", "a directory in the place of an implied one has nothing of it")
+            .layer(Layer::new().dir("d", 0o700).owner(5, 6).mtime(7, 8).xattr("user.a", "b").file("d/old", "").dir("d/sub", 0o711))
+            .layer(Layer::new().file("d/sub/new", "").file("d", "").file("d/sub/x", ""))
+            .gives(Tree::new().implied("d").implied("d/sub").file("d/sub/x", "")),
         Case::new("1.6", "a file where a parent is needed is replaced")
             .layer(Layer::new().file("d", "x").fifo("p"))
             .layer(Layer::new().file("d/a", "").file("p/q/r", ""))
