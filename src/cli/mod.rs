@@ -2,7 +2,8 @@
 //!
 //! Thin: what plywood can do, the library can do. The command alone reads the environment (`XDG_DATA_HOME`, `HOME`,
 //! `SOURCE_DATE_EPOCH`), takes signals, prints, and enters a user namespace for an ordinary user. Exit status: 0, 1 (the operation
-//! failed), 2 (usage), 3 (`check` found damage that stays). What a script wants is the last word on standard output; all the rest goes to standard error.
+//! failed), 2 (usage), 3 (`check` found damage that stays). What a script wants is the last word on standard output; all the rest goes to
+//! standard error.
 
 mod args;
 mod check;

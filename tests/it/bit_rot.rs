@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 
 use plywood::compression::Compression;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{BackendChoice, CheckOptions, CheckOutcome, Damage, ImageSource, ImportOptions, Remedy, Store, StoreOptions};
+use plywood::store::{
+    BackendChoice, CheckOptions, CheckOutcome, Damage, ExportOptions, ImageSource, ImportLayerOptions, ImportOptions, LayerSource,
+    Remedy, Store, StoreOptions,
+};
 use plywood::testing::{Image, Layer, Tree, model};
 use plywood::{Context, ErrorKind};
 
@@ -480,6 +483,59 @@ fn committed(backend: BackendChoice) {
     let again = check(&store, CheckOptions::default().full());
     assert!(again.is_sound(), "put back by hand: {:?}", lines(&again));
     store.prepare(&Key::new("more").unwrap(), Some(&Name::new("kept").unwrap()), &Default::default()).unwrap();
+}
+
+#[test]
+fn a_container_whose_layer_came_back_is_judged_as_the_kernel_made_it() {
+    sandbox().run(|| both(came_back));
+}
+
+/// Its tree stands under a chain id too, and the blob of that layer is there; a mounted overlay leaves more in it than the layer says.
+fn came_back(backend: BackendChoice) {
+    let rot = Rot::new(backend);
+    let store = rot.store();
+    let parent = Name::from(&rot.images[0].chain_id().unwrap());
+    let (key, kept) = (Key::new("box").unwrap(), Name::new("kept").unwrap());
+    let at = rot.root().with_file_name("mounted");
+    fs::create_dir(&at).unwrap();
+    let mounted = store.prepare(&key, Some(&parent), &Default::default()).unwrap().attach(&at).unwrap();
+    for entry in entries(&at) {
+        // A whiteout, a directory that is copied up, a file that is.
+        match fs::symlink_metadata(&entry).unwrap() {
+            found if found.is_dir() => fs::write(entry.join("written"), "new").unwrap(),
+            found if found.is_file() && found.len() > 0 => fs::remove_file(&entry).unwrap(),
+            _ => {}
+        }
+    }
+    mounted.close().unwrap();
+    store.commit(&kept, &key, &Default::default()).unwrap();
+    let cx = Context::default();
+    let mut layer = Vec::new();
+    store.diff("kept", &mut layer, &Default::default(), &cx).unwrap();
+    let onto = |parent: &str| ImportLayerOptions::default().parent(parent);
+    let source = || LayerSource::reader(&layer[..]);
+    let above = Layer::new().file("above", "x").tar();
+    store.import_layer(LayerSource::reader(&above[..]), &onto("kept"), &cx).unwrap();
+    assert!(store.import_layer(source(), &onto(parent.as_str()), &cx).unwrap().existed, "its tree stands under the chain id");
+    let layout = rot.root().with_file_name("exported");
+    store.export("kept", &layout, &ExportOptions::default().reference("kept:1"), &cx).unwrap();
+    store.import(ImageSource::parse(layout.to_str().unwrap()).unwrap(), &Default::default(), &cx).unwrap();
+    let outcome = check(&store, CheckOptions::default().full());
+    assert!(outcome.is_sound(), "{:?}", lines(&outcome));
+    // The layer above it came without an image: its bytes are gone.
+    assert_eq!(outcome.unproven, 1);
+    let trees = entries(&rot.root().join("trees")).into_iter().map(|tree| tree.join("fs"));
+    let name = trees.filter(|tree| !tree.join("above").exists()).find_map(|tree| {
+        let below = walkdir::WalkDir::new(tree).into_iter().filter_map(Result::ok).map(walkdir::DirEntry::into_path);
+        below.filter(|path| path.ends_with("written") && path.is_file()).last()
+    });
+    let name = name.expect("the container wrote something");
+    keep_times(&name, || fs::write(&name, "now").unwrap());
+    let outcome = check(&store, CheckOptions::default().full());
+    assert!(!outcome.is_sound());
+    for finding in &outcome.findings {
+        assert!(finding.snapshots.contains(&"kept".to_owned()), "{:?}", lines(&outcome));
+    }
 }
 
 #[test]

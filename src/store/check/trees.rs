@@ -133,8 +133,14 @@ impl Check<'_> {
             let reader = self.store.metadata().read()?;
             let names: Vec<String> = reader.all_snapshots()?.into_iter().map(|(name, _)| name).collect();
             let rows = names.iter().filter_map(|name| reader.snapshot(name).ok().flatten());
-            let diffed = rows.filter(|row| row.chain_id.is_none() && row.diff_id.is_some() && row.tree_state == TreeState::Frozen);
-            diffed.map(|row| Ok((reader.chain(row.id)?, row)).map(|(chain, row)| (row, chain))).collect::<Result<_>>()?
+            let diffed = rows.filter(|row| row.diff_id.is_some() && row.tree_state == TreeState::Frozen);
+            let is_containers = |row: &SnapshotRow| matches!(reader.tree(row.tree), Ok(Some(tree)) if tree.diff_id.is_none());
+            // Under a name and under a chain id it is the same tree.
+            let by_tree: BTreeMap<TreeId, SnapshotRow> = diffed.filter(is_containers).map(|row| (row.tree, row)).collect();
+            by_tree
+                .into_values()
+                .map(|row| Ok((reader.chain(row.id)?, row)).map(|(chain, row)| (row, chain)))
+                .collect::<Result<_>>()?
         };
         let rows = rows.into_iter().filter(|(_, chain)| !chain.iter().any(|tree| seen.damaged_trees.contains_key(tree))).collect();
         let found = Mutex::new(Vec::new());
@@ -188,11 +194,13 @@ impl Check<'_> {
                 Err(error) if error.kind() == ErrorKind::Corrupt => continue,
                 Err(error) => return Err(error),
             };
-            let layer = standing.into_iter().find(is_proven).and_then(|row| Some((row.parent, row.diff_id?)));
-            let Some((parent, diff_id)) = layer else {
-                unproven = u64::saturating_add(unproven, u64::from(row.diff_id.is_none()));
+            if row.diff_id.is_none() {
+                // A container's, also where it got a chain id: the kernel made it, on what lay below and not on facts.
+                unproven = u64::saturating_add(unproven, 1);
                 continue;
-            };
+            }
+            let layer = standing.into_iter().find(is_proven).and_then(|row| Some((row.parent, row.diff_id?)));
+            let Some((parent, diff_id)) = layer else { continue };
             let chain = parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?;
             jobs.push(Job { row, diff_id, chain, below: None });
         }
