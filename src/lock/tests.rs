@@ -1,6 +1,6 @@
 use super::*;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 fn locks(directory: &tempfile::TempDir) -> Locks {
     Locks::new(Dir::open(directory.path()).unwrap())
@@ -38,32 +38,84 @@ fn one_of_many_is_inside_at_any_time() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
-/// Run by the test below in a process of its own, which is killed while it holds the lock.
+/// What a process that is killed while it holds the lock has started before.
+const STARTED: &str = "PLYWOOD_TEST_STARTED";
+
+/// Run by the tests below in a process of its own, which is killed while it holds the lock.
 #[test]
 #[ignore = "the other half of killing_the_holder_frees_the_lock"]
 fn hold_until_killed() {
     let Some(directory) = std::env::var_os("PLYWOOD_TEST_LOCKS") else { return };
     let _held = Locks::new(Dir::open(directory).unwrap()).wait(Subject::Lease(1)).unwrap();
+    let mut _program = None;
+    match std::env::var(STARTED).as_deref() {
+        Ok("a program") => _program = Some(Command::new("cat").spawn().unwrap()),
+        Ok("a fork") => {
+            let child = crate::sys::test_support::Child { user: None, sub_ids: None };
+            let _ = child.run(|| {
+                nix::sys::prctl::set_pdeathsig(None).map_err(|errno| errno.to_string())?;
+                println!("held");
+                // Until the test closes it.
+                std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).map_err(|error| error.to_string())?;
+                Ok(String::new())
+            });
+        }
+        _ => {}
+    }
     println!("held");
     std::thread::park();
 }
 
-#[test]
-fn killing_the_holder_frees_the_lock() {
-    let directory = tempfile::tempdir().unwrap();
+/// Kills a process that has taken the lock and started something. What it started reads the first, and writes what it read to the other.
+fn kill_the_holder(directory: &tempfile::TempDir, started: &str) -> (ChildStdin, Lines<BufReader<ChildStdout>>) {
     let mut holder = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "lock::tests::hold_until_killed", "--ignored", "--nocapture"])
         .env("PLYWOOD_TEST_LOCKS", directory.path())
+        .env(STARTED, started)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(holder.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("held")), "the holder has the lock");
-    assert!(locks(&directory).attempt(Subject::Lease(1)).unwrap().is_none());
+    assert!(locks(directory).attempt(Subject::Lease(1)).unwrap().is_none());
     holder.kill().unwrap();
+    let stdin = holder.stdin.take().unwrap();
     holder.wait().unwrap();
+    (stdin, lines)
+}
+
+fn assert_lives((stdin, lines): &mut (ChildStdin, Lines<BufReader<ChildStdout>>)) {
+    stdin.write_all(b"alive\n").unwrap();
+    assert!(lines.any(|line| line.unwrap() == "alive"));
+}
+
+#[test]
+fn killing_the_holder_frees_the_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(kill_the_holder(&directory, "nothing"));
     let held = locks(&directory).attempt(Subject::Lease(1)).unwrap().expect("a dead process holds nothing");
     assert!(held.is_ours());
+}
+
+#[test]
+fn a_program_that_a_killed_holder_executed_keeps_no_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut program = kill_the_holder(&directory, "a program");
+    let held = locks(&directory).attempt(Subject::Lease(1)).unwrap();
+    assert_lives(&mut program);
+    assert!(held.is_some(), "a program has no descriptor of ours");
+}
+
+/// As the kernel has it: the lock is the open file's, and the child has that too.
+#[test]
+fn a_forked_child_that_executes_nothing_keeps_the_lock_of_a_killed_holder_until_it_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = kill_the_holder(&directory, "a fork");
+    assert_lives(&mut child);
+    assert!(locks(&directory).attempt(Subject::Lease(1)).unwrap().is_none());
+    drop(child);
+    drop(locks(&directory).wait(Subject::Lease(1)).unwrap());
 }
 
 #[test]

@@ -2,18 +2,22 @@
 //! was there is there, the same verb then does its work, and a collection leaves exactly what a run without trouble leaves.
 //!
 //! The ordinary run takes three calls of each verb at random; `PLYWOOD_TEST_LONG=N` takes N, `sync` those that make durable, `all`
-//! each, with every error. `PLYWOOD_TEST_SEED=N` repeats a run's choices.
+//! each, with every error. `PLYWOOD_TEST_VERBS=Import,Gc` takes these verbs alone. `PLYWOOD_TEST_SEED=N` repeats a run's choices.
+
+mod inherited;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufReader, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use plywood::compression::Compression;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{BackendChoice, CheckOptions, Filter, ImageSource, ImportOptions, Store, StoreOptions};
+use plywood::store::{BackendChoice, CheckOptions, Filter, ImageSource, ImportOptions, LeaseOptions, Store, StoreOptions};
 use plywood::testing::{Image, Layer};
 use plywood::{Context, Error, ErrorKind, Result};
 
@@ -30,16 +34,31 @@ enum Verb {
     Import,
     Prepare,
     View,
+    Mount,
     Commit,
     Diff,
     Remove,
     Gc,
+    Check,
     Repair,
     Export,
+    Lease,
 }
 
-const VERBS: [Verb; 9] =
-    [Verb::Import, Verb::Prepare, Verb::View, Verb::Commit, Verb::Diff, Verb::Remove, Verb::Gc, Verb::Repair, Verb::Export];
+const VERBS: [Verb; 12] = [
+    Verb::Import,
+    Verb::Prepare,
+    Verb::View,
+    Verb::Mount,
+    Verb::Commit,
+    Verb::Diff,
+    Verb::Remove,
+    Verb::Gc,
+    Verb::Check,
+    Verb::Repair,
+    Verb::Export,
+    Verb::Lease,
+];
 
 fn image(number: u8) -> Image {
     let base =
@@ -67,6 +86,11 @@ fn import(store: &Store, directory: &Path, number: u8) -> Result<()> {
     store.import(ImageSource::path(layout), &options, &Context::default()).map(drop)
 }
 
+/// Where [`Verb::Mount`] attaches.
+fn mount_point(directory: &Path) -> PathBuf {
+    directory.join("mounted")
+}
+
 fn writable(store: &Store, key: &str) -> PathBuf {
     let mount = store.mounts(key).unwrap();
     let upper = mount.options().unwrap().iter().find_map(|option| option.strip_prefix("upperdir=").map(PathBuf::from));
@@ -84,6 +108,7 @@ impl Verb {
         store.prepare(&Key::new("old").unwrap(), Some(&name_of(1)), &Default::default()).unwrap();
         store.commit(&Name::new("kept").unwrap(), &Key::new("old").unwrap(), &Default::default()).unwrap();
         match self {
+            Self::Mount => fs::create_dir(mount_point(directory)).unwrap(),
             Self::Gc => {
                 import(&store, directory, 2).unwrap();
                 store.untag("image 2").unwrap();
@@ -109,6 +134,12 @@ impl Verb {
             Self::Import => import(store, directory, 2),
             Self::Prepare => store.prepare(&Key::new("new")?, Some(&Name::new("kept")?), &Default::default()).map(drop),
             Self::View => store.view(&Key::new("new")?, Some(&name_of(1)), &Default::default()).map(drop),
+            Self::Mount => {
+                let mount = store.mounts("box")?.detached()?;
+                let written = format!("/proc/self/fd/{}/written", mount.as_fd().as_raw_fd());
+                fs::write(written, "in the mount").map_err(|error| Error::io("write", error))?;
+                mount.attach(mount_point(directory))?.close()
+            }
             Self::Commit => store.commit(&Name::new("boxed")?, &Key::new("box")?, &Default::default()).map(drop),
             Self::Diff => {
                 let file = fs::File::create(directory.join("diff")).map_err(|error| Error::io("open", error))?;
@@ -120,6 +151,17 @@ impl Verb {
                 let outcome = store.check(&CheckOptions::default().full().repair(), &cx)?;
                 assert!(outcome.is_sound(), "{:?}", outcome.findings);
                 Ok(())
+            }
+            Self::Check => {
+                let outcome = store.check(&CheckOptions::default().full(), &cx)?;
+                assert!(outcome.is_sound(), "{:?}", outcome.findings);
+                Ok(())
+            }
+            Self::Lease => {
+                let options = LeaseOptions::default().duration(Duration::from_secs(600));
+                store.add_lease("build", &options.clone().snapshot(Name::new("kept")?))?;
+                store.add_lease("build", &options.snapshot(name_of(1)))?;
+                store.remove_lease("build")
             }
             Self::Export => store.export("image 1", &directory.join("layout"), &Default::default(), &cx).map(drop),
         }
@@ -181,7 +223,9 @@ fn performs() {
     let (directory, verb) = text.split_once('\n').unwrap();
     let directory = Path::new(directory);
     let verb = VERBS.into_iter().find(|known| format!("{known:?}") == verb).unwrap();
+    let asked = inherited::answer_when_asked();
     let store = open(directory).unwrap();
+    asked.store_is_open();
     tracer::be_traced();
     let done = verb.perform(&store, directory);
     drop(store);
@@ -219,29 +263,40 @@ impl Stage {
         self.temporary.path().join("template")
     }
 
-    #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
     fn run(&self, at: At) -> Run {
-        let directory = self.temporary.path().join("run");
-        let _ = fs::remove_dir_all(&directory);
-        let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(self.template()).arg(&directory).status().unwrap();
-        assert!(copied.success());
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "system_calls::performs", "--nocapture"])
-            .env(DOES, format!("{}\n{:?}", directory.display(), self.verb))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let traced = tracer::follow(&child, at);
+        let (directory, mut child) = self.start(&[]);
+        let traced = tracer::follow(&child, at, &mut ());
         let mut said = String::new();
         child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         Run { directory, traced, said }
     }
 
+    /// Starts the verb, to be followed, in a new copy of its store.
+    fn start(&self, environment: &[(&str, &str)]) -> (PathBuf, Child) {
+        let directory = self.temporary.path().join("run");
+        let _ = fs::remove_dir_all(&directory);
+        let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(self.template()).arg(&directory).status().unwrap();
+        assert!(copied.success());
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "system_calls::performs", "--nocapture"])
+            .env(DOES, format!("{}\n{:?}", directory.display(), self.verb))
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        (directory, child)
+    }
+
     /// Nothing but the process is gone; all else is as it was, or as it was to be.
     fn assert_recovers(&self, run: &Run, expected: &Shape, told: &str) {
         let verb = self.verb;
+        if verb == Verb::Mount {
+            // What was attached is the caller's, and stays when he dies.
+            let _ = plywood::mount::unmount(mount_point(&run.directory));
+        }
         let store = open(&run.directory).unwrap_or_else(|error| panic!("{told}: open: {}", chain(&error)));
         let check = |options: &CheckOptions| {
             let outcome =
@@ -284,6 +339,12 @@ fn taken() -> Taken {
     }
 }
 
+/// The verbs to be taken.
+fn verbs() -> Vec<Verb> {
+    let Ok(text) = std::env::var("PLYWOOD_TEST_VERBS") else { return VERBS.to_vec() };
+    VERBS.into_iter().filter(|verb| text.split(',').any(|name| name == format!("{verb:?}"))).collect()
+}
+
 /// The numbers of the calls to be taken.
 fn sample(calls: &[&str], dice: &mut Dice) -> Vec<usize> {
     match taken() {
@@ -297,9 +358,10 @@ fn sample(calls: &[&str], dice: &mut Dice) -> Vec<usize> {
 /// be new; ours was there, durably, when the store was made. And a check takes outlines away as well as it can: what it cannot forget
 /// stays in the trash.
 fn is_sync_that_counts(verb: Verb, traced: &Traced, number: usize) -> bool {
-    let [last, before] = traced.before[number];
+    // With several threads a run may make fewer calls than the one that was counted.
+    let Some(&[last, before]) = traced.before.get(number) else { return false };
     let of_log = [last, before] == ["fsync", "pwrite64"];
-    let of_outline = verb == Verb::Repair && last == "unlinkat";
+    let of_outline = matches!(verb, Verb::Check | Verb::Repair) && last == "unlinkat";
     traced.calls[number].contains("sync") && !of_log && !of_outline
 }
 
@@ -311,7 +373,7 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
     let mut dice = Dice::new(seed());
     let before = mounts();
     for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
-        for verb in VERBS {
+        for verb in verbs() {
             let stage = Stage::new(verb, backend.clone());
             let counted = stage.run(At::Nothing);
             assert!(counted.said.contains("\nDONE"), "{verb:?}: {}", counted.said);

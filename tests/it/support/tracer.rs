@@ -45,8 +45,21 @@ pub(crate) fn available() -> Result<(), String> {
     if cfg!(target_arch = "x86_64") { Ok(()) } else { Err("system calls are told apart on x86-64 alone".to_owned()) }
 }
 
+/// Looks on while a child is followed. The thread that makes the call is stopped meanwhile; the others are not.
+pub(crate) trait Watch {
+    /// The child is about to make a state-changing call.
+    fn entering(&mut self, process: Pid);
+    /// A call of any kind gave this answer.
+    fn left(&mut self, process: Pid, answer: i64);
+}
+
+impl Watch for () {
+    fn entering(&mut self, _: Pid) {}
+    fn left(&mut self, _: Pid, _: i64) {}
+}
+
 /// Follows a child of this very thread to its end.
-pub(crate) fn follow(child: &Child, at: At) -> Traced {
+pub(crate) fn follow(child: &Child, at: At, watch: &mut dyn Watch) -> Traced {
     let process = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let mut traced = Traced { calls: Vec::new(), before: Vec::new(), status: None };
     let mut known: BTreeSet<Pid> = BTreeSet::new();
@@ -70,12 +83,14 @@ pub(crate) fn follow(child: &Child, at: At) -> Traced {
             WaitStatus::Exited(pid, code) if pid == process => traced.status = Some(code),
             WaitStatus::PtraceSyscall(thread) => {
                 if let Some(answer) = inside.remove(&thread) {
-                    if let Some(error) = answer {
-                        answer_with(thread, error);
+                    match answer {
+                        Some(error) => answer_with(thread, error),
+                        None => watch.left(process, answered(thread)),
                     }
                 } else {
                     let mut answer = None;
                     if let Some(name) = entered(thread) {
+                        watch.entering(process);
                         let number = traced.calls.len();
                         traced.calls.push(name);
                         let before = last.entry(thread).or_default();
@@ -125,6 +140,11 @@ mod registers {
         state_changing(registers.orig_rax.cast_signed(), [registers.rdi, registers.rsi, registers.rdx])
     }
 
+    /// What the call that a thread comes back from answers; nothing where it was killed meanwhile.
+    pub(super) fn answered(thread: Pid) -> i64 {
+        ptrace::getregs(thread).map_or(-1, |registers| registers.rax.cast_signed())
+    }
+
     /// Has the kernel pass over it.
     pub(super) fn make_no_call(thread: Pid) {
         let mut registers = ptrace::getregs(thread).unwrap();
@@ -146,11 +166,14 @@ mod registers {
     pub(super) fn entered(_: Pid) -> Option<&'static str> {
         None
     }
+    pub(super) fn answered(_: Pid) -> i64 {
+        -1
+    }
     pub(super) fn make_no_call(_: Pid) {}
     pub(super) fn answer_with(_: Pid, _: Errno) {}
 }
 
-use registers::{answer_with, entered, make_no_call};
+use registers::{answer_with, answered, entered, make_no_call};
 
 /// The name of a call that changes something outside the process, or makes it durable.
 fn state_changing(number: i64, arguments: [u64; 3]) -> Option<&'static str> {
