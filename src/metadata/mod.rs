@@ -37,7 +37,7 @@ use std::path::Path;
 
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::flock::{Flock, Sharing};
+use crate::sys::turn::Turn;
 use crate::sys::{Dir, FileType, inode};
 
 use connection::Pool;
@@ -98,9 +98,9 @@ impl Metadata {
     }
 
     /// Waits for this process's or thread's turn to write.
-    fn queue(&self) -> Result<Flock> {
-        // A description of its own for each wait: threads exclude each other as processes do, and a forked child shares none.
-        Flock::wait(self.locks.open_file_rw(QUEUE)?.into(), Sharing::Exclusive)
+    fn queue(&self) -> Result<Turn> {
+        // A description of its own for each wait: threads queue as processes do, and a forked child shares none.
+        Turn::wait(self.locks.open_file_rw(QUEUE)?.into())
     }
 }
 

@@ -1,3 +1,5 @@
+mod writers;
+
 use super::*;
 use crate::descriptor::{Descriptor, MediaType};
 use crate::digest::{Algorithm, ChainId, DiffId};

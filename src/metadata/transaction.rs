@@ -1,7 +1,7 @@
 //! Reading and writing the database: [`Reader`] sees one state of it, [`Transaction`] changes it as a whole or not at all.
 //!
-//! Writers queue on a kernel lock before SQLite hears of them, so that SQLite's own busy wait, which starves the unlucky, never runs;
-//! and the log is copied back into the database only under that lock. Both are for short work: unpacking, deleting and hashing
+//! Writers queue before SQLite hears of them, each for as many transactions as there are others before him, so that SQLite's own busy
+//! wait, which starves the unlucky, never runs; and the log is copied back into the database only under that lock. Both are for short work: unpacking, deleting and hashing
 //! happen outside. What is read and written is left to the other files here, each of which adds its verbs to these two types.
 
 use std::ops::Deref;
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::connection::{Lent, failed};
 use super::{LOG, Metadata};
 use crate::error::Result;
-use crate::sys::flock::Flock;
+use crate::sys::turn::Turn;
 
 /// The log is copied back into the database when it has grown to this many bytes.
 const LOG_MAX: u64 = 4 << 20;
@@ -39,7 +39,7 @@ pub(crate) struct Transaction<'m> {
     metadata: &'m Metadata,
     // Dropped in this order: the connection is out of the transaction before the next writer's turn comes.
     reader: Reader<'m>,
-    _queue: Flock,
+    _queue: Turn,
 }
 
 impl Metadata {
@@ -111,6 +111,11 @@ impl<'m> Deref for Transaction<'m> {
 }
 
 impl Transaction<'_> {
+    #[cfg(test)]
+    pub(super) fn ticket(&self) -> i64 {
+        self._queue.ticket()
+    }
+
     /// Makes the changes happen. Durable when it returns, as far as was asked for.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub(crate) mod root;
 pub(crate) mod share;
 #[cfg(test)]
 pub(crate) mod test_support;
+pub(crate) mod turn;
 pub(crate) mod usage;
 pub(crate) mod xattr;
 

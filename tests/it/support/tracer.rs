@@ -186,7 +186,8 @@ fn state_changing(number: i64, arguments: [u64; 3]) -> Option<&'static str> {
                 libc::SYS_ioctl if !matches!(arguments[1], FICLONE | FICLONERANGE) => None,
                 // Standard streams are the test's.
                 libc::SYS_write | libc::SYS_writev if arguments[0] <= 2 => None,
-                // SQLite's locks on its index come with every read.
+                // SQLite's locks on its index come with every read; the writers' queue is ours.
+                libc::SYS_fcntl if !matches!(arguments[1] as i32, libc::F_OFD_SETLK | libc::F_OFD_SETLKW) => None,
                 $(libc::$name => Some(stringify!($name).strip_prefix("SYS_").unwrap()),)*
                 _ => None,
             }
@@ -197,7 +198,7 @@ fn state_changing(number: i64, arguments: [u64; 3]) -> Option<&'static str> {
         SYS_fchmod SYS_fchmodat SYS_fchmodat2 SYS_fchown SYS_fchownat SYS_utimensat
         SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr
         SYS_copy_file_range SYS_sendfile SYS_splice
-        SYS_fsync SYS_fdatasync SYS_syncfs SYS_sync_file_range SYS_msync SYS_flock
+        SYS_fsync SYS_fdatasync SYS_syncfs SYS_sync_file_range SYS_msync SYS_flock SYS_fcntl
         SYS_mount SYS_umount2 SYS_fsopen SYS_fsconfig SYS_fsmount SYS_move_mount SYS_open_tree SYS_mount_setattr
         SYS_chmod SYS_chown SYS_lchown SYS_rename SYS_link SYS_unlink SYS_mkdir SYS_rmdir SYS_symlink SYS_mknod)
 }
