@@ -280,6 +280,8 @@ impl Check<'_> {
         };
         match self.compare_stream(job, &mut manifest)? {
             Ok(verdict) => Ok(verdict),
+            // The manifest could be read just now.
+            Err(error) if is_of_disk(&error) => Err(error),
             // It is the layer's, so the facts are not those that it can be applied with.
             Err(error) => Ok(Verdict::BadFacts(reason(&error))),
         }
@@ -299,6 +301,10 @@ impl Check<'_> {
             // Either the bytes are not the layer, or they are, and the facts are not those that it can be applied with.
             Err(error) => {
                 let is_layer = gives(blob, &job.diff_id, &quiet);
+                if is_layer && is_of_disk(&error) {
+                    // Nothing is wrong with what was to be checked: the outline could not be made.
+                    return Err(error);
+                }
                 return Ok(if is_layer { Verdict::BadFacts(reason(&error)) } else { Verdict::Unproven });
             }
         };
@@ -395,7 +401,11 @@ fn wrong_row(row: &TreeRow, applied: &Applied) -> Option<String> {
 /// Whether an error is one of bytes that are not the layer's.
 pub(super) fn is_of_stream(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidLayer | ErrorKind::DigestMismatch | ErrorKind::LimitExceeded | ErrorKind::Corrupt)
-        || error.raw_os_error() == Some(libc::EIO)
+        || is_of_disk(error)
+}
+
+fn is_of_disk(error: &Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
 }
 
 /// Whether a blob decompresses to a layer.
