@@ -18,9 +18,19 @@ pub(super) const TREES: &str = "trees";
 pub(super) const LOCKS: &str = "locks";
 pub(super) const LOST: &[u8] = b"lost+found";
 
-/// What may stand in a store's root.
-const KNOWN: [&[u8]; 9] =
-    [b"plywood.db", b"plywood.db-wal", b"plywood.db-shm", b"blobs", b"ingest", b"trees", b"locks", RESERVE, LOST];
+/// What may stand in a store's root. SQLite has a journal there only while the store is made; after a power cut that can stand alone.
+const KNOWN: [&[u8]; 10] = [
+    b"plywood.db",
+    b"plywood.db-journal",
+    b"plywood.db-wal",
+    b"plywood.db-shm",
+    b"blobs",
+    b"ingest",
+    b"trees",
+    b"locks",
+    RESERVE,
+    LOST,
+];
 
 /// A store's root directory, held and locked while the store is opened.
 pub(super) struct Home {

@@ -149,6 +149,12 @@ fn a_store_that_was_only_begun_is_made() {
     drop(open(&directory, &fake).unwrap());
     std::fs::remove_dir_all(&root).unwrap();
     std::fs::create_dir_all(&root).unwrap();
+    // A power cut, too: the file system has kept this name and lost the database's.
+    std::fs::write(root.join("plywood.db-journal"), [0; 512]).unwrap();
+    drop(open(&directory, &fake).unwrap());
+    assert!(!root.join("plywood.db-journal").exists());
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::create_dir_all(&root).unwrap();
     let connection = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
     drop(connection);
