@@ -37,6 +37,8 @@ mod images;
 mod limits;
 #[cfg(feature = "testing")]
 mod model;
+#[cfg(feature = "testing")]
+mod power_cut;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod real;
 mod sandbox;

@@ -9,7 +9,7 @@ pub(crate) mod tracer;
 pub(crate) mod work;
 
 pub(crate) use disk::Disk;
-pub(crate) use sandbox::Sandbox;
+pub(crate) use sandbox::{Sandbox, arguments};
 #[cfg(feature = "cli")]
 #[allow(unused_imports)]
 pub(crate) use tools::{Output, plywood};

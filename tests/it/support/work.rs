@@ -72,6 +72,18 @@ fn content(id: &str) -> Vec<u8> {
     id.bytes().cycle().take(length).collect()
 }
 
+/// What the name of a committed snapshot has after its key.
+pub(crate) const COMMITTED: &str = " committed";
+
+/// Writes into an Active snapshot what [`check_committed`] looks for.
+pub(crate) fn write_data(store: &Store, key: &str) -> Result<()> {
+    let directory = writable(store, key)?.join("data");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(format!("one {key}")), content(key)).unwrap();
+    std::fs::hard_link(directory.join(format!("one {key}")), directory.join(format!("two {key}"))).unwrap();
+    Ok(())
+}
+
 /// What one process does in a store, and what of it must be there.
 pub(crate) struct Worker {
     store: Store,
@@ -150,11 +162,7 @@ impl Worker {
             done => drop(done?),
         }
         self.active.push(key.clone());
-        let directory = writable(&self.store, &key)?.join("data");
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join(format!("one {key}")), content(&key)).unwrap();
-        std::fs::hard_link(directory.join(format!("one {key}")), directory.join(format!("two {key}"))).unwrap();
-        Ok(())
+        write_data(&self.store, &key)
     }
 
     fn pick_committed(&mut self) -> Option<String> {
@@ -164,7 +172,7 @@ impl Worker {
 
     fn commit(&mut self) -> Result<()> {
         let Some(key) = self.active.pop() else { return Ok(()) };
-        let name = format!("{key} committed");
+        let name = format!("{key}{COMMITTED}");
         self.store.commit(&Name::new(&*name)?, &Key::new(&*key)?, &Default::default())?;
         self.committed.push(name);
         Ok(())
@@ -226,8 +234,8 @@ pub(crate) fn chain(error: &Error) -> String {
 }
 
 /// What a worker committed is whole: its layer has the files that its name says.
-fn check_committed(store: &Store, name: &str) -> Result<()> {
-    let key = name.strip_suffix(" committed").unwrap();
+pub(crate) fn check_committed(store: &Store, name: &str) -> Result<()> {
+    let key = name.strip_suffix(COMMITTED).unwrap();
     let mut layer = Vec::new();
     store.diff(name, &mut layer, &DiffOptions::default(), &Context::default())?;
     let mut files = BTreeMap::new();
@@ -245,7 +253,8 @@ fn check_committed(store: &Store, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn names(directory: &Path) -> BTreeSet<String> {
+/// The names in a directory; none where there is no such.
+pub(crate) fn names(directory: &Path) -> BTreeSet<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return BTreeSet::new() };
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
