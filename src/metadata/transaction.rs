@@ -1,8 +1,9 @@
 //! Reading and writing the database: [`Reader`] sees one state of it, [`Transaction`] changes it as a whole or not at all.
 //!
 //! Writers queue before SQLite hears of them, each for as many transactions as there are others before him, so that SQLite's own busy
-//! wait, which starves the unlucky, never runs; and the log is copied back into the database only under that lock. Both are for short work: unpacking, deleting and hashing
-//! happen outside. What is read and written is left to the other files here, each of which adds its verbs to these two types.
+//! wait, which starves the unlucky, never runs; and the log is copied back into the database only under that lock. Both are for short
+//! work: unpacking, deleting and hashing happen outside. What is read and written is left to the other files here, each of which adds its
+//! verbs to these two types.
 
 use std::ops::Deref;
 
