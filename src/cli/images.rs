@@ -37,6 +37,9 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
         output::count(image.layers.len(), "layer"),
         imported.unpacked
     ));
+    for digest in &imported.lacking {
+        session.output.remark(format!("plywood: the blob {digest} is not there; its layer is, and an export makes it anew"));
+    }
     let document = json!({
         "references": imported.references,
         "chain_id": image.chain_id,
@@ -44,6 +47,7 @@ pub(super) fn import(session: &Session<'_>, arguments: Import) -> Result<(), Fai
         "manifest": image.manifest,
         "layers": image.layers,
         "unpacked": imported.unpacked,
+        "lacking": imported.lacking,
         "report": imported.report,
     });
     session.output.result(&document, format!("{chain_id}\n"))

@@ -86,6 +86,24 @@ impl Reader<'_> {
         rows.collect::<Result<_, _>>().map_err(fail)
     }
 
+    /// Whether an image has a layer whose blob, of this digest, was read and found to have this diff id. The blob may have gone since.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(crate) fn is_known_layer(&self, blob: &Digest, diff_id: &DiffId) -> Result<bool> {
+        let fail = |error| failed("read images", error);
+        let mut statement =
+            self.connection().prepare_cached("SELECT DISTINCT descriptor FROM image_layers WHERE diff_id = ?1").map_err(fail)?;
+        let rows = statement.query_map([diff_id.to_string()], |row| row.get::<_, String>(0)).map_err(fail)?;
+        for descriptor in rows {
+            let descriptor: Descriptor = from_json(&descriptor.map_err(fail)?)?;
+            if descriptor.digest == *blob {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn image_row(&self, row: &Row<'_>) -> Result<ImageRow> {
         let fail = |error| failed("read image", error);
         let text = |column: usize| row.get::<_, String>(column).map_err(fail);

@@ -84,6 +84,9 @@ pub struct Imported {
     pub references: Vec<String>,
     /// How many of its layers were unpacked now; the others were there.
     pub unpacked: usize,
+    /// The blobs of its layers that neither the source nor the store holds. These layers were there, from an import that had read the
+    /// blob, and are as if their blobs had been [dropped](BlobPolicy::Drop).
+    pub lacking: Vec<Digest>,
     /// What was skipped or clamped.
     pub report: Report,
 }
@@ -95,12 +98,23 @@ pub(super) struct Made {
     pub(super) blobs: Vec<Digest>,
 }
 
+/// The layers of an image, all committed.
+pub(super) struct Stacked {
+    /// Lowest first.
+    pub(super) layers: Vec<ImageLayer>,
+    /// The blobs that are not there.
+    pub(super) lacking: Vec<Digest>,
+}
+
 impl Store {
     /// Imports an image from an OCI image layout or a `docker save` archive: its blobs byte for byte, each layer unpacked and
     /// committed under its chain id. What is there already is not unpacked again. Durable when it returns.
     ///
+    /// The source may lack the blob of a layer that is here, where an image of this store had that very blob with that diff id: it was
+    /// read and found to be the layer then. What the image alone says of a blob that nobody has read proves nothing.
+    ///
     /// # Errors
-    /// `NotFound` for a source that is neither, lacks a blob, or has no image of the platform or name (the reason lists those on
+    /// `NotFound` for a source that is neither, lacks a blob that is needed (the error's path is its digest), or has no image of the platform or name (the reason lists those on
     /// offer); `InvalidArgument` where it holds several and none is named; `InvalidLayer`, `DigestMismatch`, `LimitExceeded`,
     /// `Unsupported` for an image that breaks the rules or needs what is not known; `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`. What
     /// the import brought is gone then.
@@ -132,9 +146,9 @@ impl Store {
         if let Err(error) = self.with_reserve(|| self.take_back(&made)) {
             tracing::warn!(%error, "what an import left could not be deleted; the collection will");
         }
-        let (references, image) = result?;
+        let (references, image, lacking) = result?;
         released?;
-        Ok(Imported { image, references, unpacked, report: cx.take_report() })
+        Ok(Imported { image, references, unpacked, lacking, report: cx.take_report() })
     }
 
     /// Removes layers and blobs that nothing else needs.
@@ -166,7 +180,7 @@ impl Store {
         options: &ImportOptions,
         made: &mut Made,
         cx: &Context<'_>,
-    ) -> Result<(Vec<String>, Image)> {
+    ) -> Result<(Vec<String>, Image, Vec<Digest>)> {
         let mut intake = Intake::new(self.content(), self.metadata(), lease, self.durability(), cx);
         let result = self.import_with(&mut intake, lease, source, options, made, cx);
         made.blobs.append(&mut intake.into_brought());
@@ -181,7 +195,7 @@ impl Store {
         options: &ImportOptions,
         made: &mut Made,
         cx: &'c Context<'c>,
-    ) -> Result<(Vec<String>, Image)> {
+    ) -> Result<(Vec<String>, Image, Vec<Digest>)> {
         let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
@@ -195,11 +209,11 @@ impl Store {
             Some(place) => error.at(place),
             None => error,
         })?;
-        let layers = if self.backend().unpacks_ahead() {
+        let Stacked { layers, lacking } = if self.backend().unpacks_ahead() {
             let layers = chosen.layers.iter().zip(chosen.config.diff_ids());
             Stack::new(self, lease, &files, layers, limits, cx).land(&mut made.chains, &mut made.blobs)?
         } else {
-            let blobs = chosen.layers.iter().map(|layer| files.blob(intake, layer)).collect::<Result<Vec<_>>>()?;
+            let blobs = chosen.layers.iter().map(|layer| files.find(intake, layer)).collect::<Result<Vec<_>>>()?;
             self.land_in_turn(lease, &chosen, &blobs, limits, made, cx)?
         };
 
@@ -213,9 +227,10 @@ impl Store {
         };
         let policy = options.blobs.unwrap_or_else(|| self.blob_policy());
         if policy == BlobPolicy::Drop {
-            self.keep_manifests(intake, &layers, limits, cx)?;
+            let dropped = layers.iter().filter(|layer| !lacking.contains(&layer.descriptor.digest));
+            self.keep_manifests(intake, dropped, limits, cx)?;
         }
-        let row = row(&chosen, layers, policy);
+        let row = row(&chosen, layers, &lacking, policy);
         let transaction = self.write_durably()?;
         for reference in &references {
             transaction.put_image(&ImageRow { reference: reference.clone(), ..row.clone() })?;
@@ -225,7 +240,7 @@ impl Store {
         let row = transaction.image(&reference)?;
         transaction.commit()?;
         let image = self.describe(row.ok_or_else(|| no_image(OP, &reference))?)?;
-        Ok((references, image))
+        Ok((references, image, lacking))
     }
 
     /// One layer after the other, for a backend that needs each to be there for the next.
@@ -233,15 +248,25 @@ impl Store {
         &self,
         lease: LeaseId,
         chosen: &Chosen,
-        blobs: &[Blob],
+        blobs: &[Option<Blob>],
         limits: &Limits,
         made: &mut Made,
         cx: &Context<'_>,
-    ) -> Result<Vec<ImageLayer>> {
+    ) -> Result<Stacked> {
         let (labels, crew) = (Labels::new(), Crew::new(self.parallelism()));
-        let mut layers = Vec::new();
+        let (mut layers, mut lacking) = (Vec::new(), Vec::new());
         let mut parent: Option<SnapshotRow> = None;
         for ((reference, blob), diff_id) in chosen.layers.iter().zip(blobs).zip(chosen.config.diff_ids()) {
+            let descriptor = reference.descriptor.clone();
+            let Some(blob) = blob else {
+                let chain_id = ChainId::of(parent.as_ref().and_then(|parent| parent.chain_id.as_ref()), diff_id);
+                let is_known = self.metadata().read()?.is_known_layer(&descriptor.digest, diff_id)?;
+                let landed = if is_known { self.landed(lease, &chain_id)? } else { None };
+                parent = Some(landed.ok_or_else(|| Files::lacks(reference))?);
+                lacking.push(descriptor.digest.clone());
+                layers.push(ImageLayer { descriptor, diff_id: diff_id.clone(), chain_id });
+                continue;
+            };
             let landed = self.land(
                 lease,
                 &Incoming {
@@ -259,11 +284,10 @@ impl Store {
             if !landed.existed {
                 made.chains.push(landed.chain_id.clone());
             }
-            let descriptor = reference.descriptor.clone();
             layers.push(ImageLayer { descriptor, diff_id: diff_id.clone(), chain_id: landed.chain_id });
             parent = Some(landed.snapshot);
         }
-        Ok(layers)
+        Ok(Stacked { layers, lacking })
     }
 }
 
@@ -280,11 +304,11 @@ fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<
         .with_hint("a single layer is imported with `plywood layer import`"))
 }
 
-fn row(chosen: &Chosen, layers: Vec<ImageLayer>, policy: BlobPolicy) -> ImageRow {
+fn row(chosen: &Chosen, layers: Vec<ImageLayer>, lacking: &[Digest], policy: BlobPolicy) -> ImageRow {
     let mut blobs: Vec<Digest> = chosen.indexes.clone();
     blobs.extend([chosen.manifest.digest.clone(), chosen.config_descriptor.digest.clone()]);
     if policy == BlobPolicy::Keep {
-        blobs.extend(layers.iter().map(|layer| layer.descriptor.digest.clone()));
+        blobs.extend(layers.iter().map(|layer| layer.descriptor.digest.clone()).filter(|digest| !lacking.contains(digest)));
     }
     ImageRow {
         reference: String::new(),

@@ -173,22 +173,31 @@ impl Files {
     /// # Errors
     /// `NotFound` where the source does not hold it; `Unsupported` where it would have to be fetched; `DigestMismatch`.
     pub(crate) fn blob(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Blob> {
+        self.find(intake, reference)?.ok_or_else(|| Self::lacks(reference))
+    }
+
+    /// The same; `None` where neither the source nor the store holds it.
+    pub(super) fn find(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Option<Blob>> {
         let descriptor = &reference.descriptor;
         let expected = Expected::from(descriptor);
         let media_type = descriptor.media_type.as_str();
         if let Some(blob) = intake.present(&expected, media_type)? {
-            return Ok(blob);
+            return Ok(Some(blob));
         }
         if let Some(data) = &reference.data {
-            return intake.add(&expected, media_type, &mut data.as_slice());
+            return intake.add(&expected, media_type, &mut data.as_slice()).map(Some);
         }
-        let found = match self {
-            Self::Layout(layout) => layout.blob(intake, descriptor)?,
+        match self {
+            Self::Layout(layout) => layout.blob(intake, descriptor),
             // What an archive holds was taken in while it was read.
-            Self::Archive(_) => None,
-        };
-        let digest = &descriptor.digest;
-        found.ok_or_else(|| match reference.urls.first() {
+            Self::Archive(_) => Ok(None),
+        }
+    }
+
+    /// Says which blob is missing, and where to get it.
+    pub(super) fn lacks(reference: &Reference) -> Error {
+        let digest = &reference.descriptor.digest;
+        match reference.urls.first() {
             Some(url) => Error::new(ErrorKind::Unsupported, ImageSource::OP)
                 .at(digest.to_string())
                 .because(format!("the image does not hold this layer, which is to be fetched from {}", url.escape_debug())),
@@ -196,26 +205,26 @@ impl Files {
                 .at(digest.to_string())
                 .because("neither the image nor the store holds this blob, and without it nothing can be unpacked")
                 .with_hint("fetch the blob of this digest into the image's `blobs` and import it again"),
-        })
+        }
     }
 
-    /// A blob to be read now: of a layout's, the bytes come in while they are read.
+    /// A blob to be read now: of a layout's, the bytes come in while they are read. `None` where neither the source nor the store holds
+    /// it.
     ///
     /// # Errors
     /// As [`blob`](Self::blob).
-    pub(super) fn supply(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Supply> {
+    pub(super) fn supply(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Option<Supply>> {
         let descriptor = &reference.descriptor;
-        let Self::Layout(layout) = self else { return self.blob(intake, reference).map(Supply::stored) };
-        if reference.data.is_some() {
-            return self.blob(intake, reference).map(Supply::stored);
-        }
-        match layout.open_blob(descriptor)? {
-            // Says why it is not there.
-            None => self.blob(intake, reference).map(Supply::stored),
-            Some(source) => Ok(match intake.start(&Expected::from(descriptor), descriptor.media_type.as_str())? {
+        let source = match self {
+            Self::Layout(layout) if reference.data.is_none() => layout.open_blob(descriptor)?,
+            _ => None,
+        };
+        match source {
+            None => self.find(intake, reference).map(|blob| blob.map(Supply::stored)),
+            Some(source) => Ok(Some(match intake.start(&Expected::from(descriptor), descriptor.media_type.as_str())? {
                 Started::Present(blob) => Supply::stored(blob),
                 Started::Ingest(ingest) => Supply::arriving(descriptor.digest.clone(), descriptor.size, ingest, source),
-            }),
+            })),
         }
     }
 

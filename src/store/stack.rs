@@ -22,6 +22,7 @@ use crate::progress::{Context, Progress, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
 use crate::store::image::document::Reference;
+use crate::store::import::Stacked;
 use crate::store::intake::Intake;
 use crate::store::layer::{check_chain, name_layer, wrong_diff_id};
 use crate::store::layer_reader::LayerReader;
@@ -51,6 +52,7 @@ pub(super) struct Stack<'a> {
     outcomes: Mutex<Vec<Outcome>>,
     frontier: Mutex<Frontier>,
     brought: Mutex<Vec<Digest>>,
+    lacking: Mutex<Vec<Digest>>,
 }
 
 /// One layer of the image.
@@ -71,9 +73,9 @@ enum Outcome {
     Failed(Error),
 }
 
-/// A layer whose blob is in the store and is its own.
+/// A layer whose blob is its own, and in the store, unless neither the source nor the store holds it.
 struct Arrived {
-    blob: Blob,
+    blob: Option<Blob>,
     unpacked: Option<Landed>,
     report: Report,
 }
@@ -136,11 +138,12 @@ impl<'a> Stack<'a> {
             outcomes: Mutex::new(outcomes),
             frontier: Mutex::new(frontier),
             brought: Mutex::default(),
+            lacking: Mutex::default(),
         }
     }
 
     /// Brings all layers in and names them. `made` gets the chain ids that are new, `brought` the blobs, also where it fails.
-    pub(super) fn land(mut self, made: &mut Vec<ChainId>, brought: &mut Vec<Digest>) -> Result<Vec<ImageLayer>> {
+    pub(super) fn land(mut self, made: &mut Vec<ChainId>, brought: &mut Vec<Digest>) -> Result<Stacked> {
         let locks = self.begin();
         let landed = locks.and_then(|locks| self.unpack_and_name(made).map(|()| drop(locks)));
         brought.append(&mut lock(&self.brought));
@@ -153,12 +156,17 @@ impl<'a> Stack<'a> {
             }
         }
         landed?;
+        let lacking = std::mem::take(&mut *lock(&self.lacking));
         let layers = self.parts.into_iter().map(|part| ImageLayer {
             descriptor: part.reference.descriptor.clone(),
             diff_id: part.diff_id.clone(),
             chain_id: part.chain_id,
         });
-        Ok(layers.collect())
+        let layers: Vec<_> = layers.collect();
+        // In the layers' order, whichever thread found it out first.
+        let digests = layers.iter().map(|layer| &layer.descriptor.digest);
+        let lacking = digests.filter(|digest| lacking.contains(digest)).cloned().collect();
+        Ok(Stacked { layers, lacking })
     }
 
     /// Finds out what is there, locks what is not, and numbers the trees to come.
@@ -285,6 +293,7 @@ impl<'a> Stack<'a> {
         let store = self.store;
         let mut intake = Intake::new(store.content(), store.metadata(), self.lease, store.durability(), cx);
         let arrived = self.files.supply(&mut intake, part.reference).and_then(|supply| {
+            let Some(supply) = supply else { return self.do_without(part, cx) };
             let unpacked = match part.tree {
                 Some(tree) => self.unpack(tree, self.chain_below(index).as_deref(), part, &supply, cx),
                 None => store.prove_supply(&supply, part.diff_id, self.limits, &self.crew, cx).map(|()| None),
@@ -303,10 +312,20 @@ impl<'a> Stack<'a> {
             if part.tree.is_none() {
                 store.note_proof(blob.digest(), part.diff_id)?;
             }
-            Ok(Arrived { blob, unpacked, report: cx.take_report() })
+            Ok(Arrived { blob: Some(blob), unpacked, report: cx.take_report() })
         });
         lock(&self.brought).append(&mut intake.into_brought());
         arrived
+    }
+
+    /// A layer of whose blob there are no bytes: it is known from an import that had them, and need not be unpacked.
+    fn do_without(&self, part: &Part<'a>, cx: &Context<'_>) -> Result<Arrived> {
+        let digest = &part.reference.descriptor.digest;
+        if part.tree.is_some() || !self.store.metadata().read()?.is_known_layer(digest, part.diff_id)? {
+            return Err(Files::lacks(part.reference));
+        }
+        lock(&self.lacking).push(digest.clone());
+        Ok(Arrived { blob: None, unpacked: None, report: cx.take_report() })
     }
 
     /// The chain that a layer stands on, where it stands already and nobody is settling now.
@@ -384,10 +403,11 @@ impl<'a> Stack<'a> {
                 landed
             }
             None => {
+                let blob = arrived.blob.ok_or_else(|| Files::lacks(part.reference))?;
                 tracing::debug!(layer = %part.diff_id, "the layer is unpacked over its chain");
                 let tree = part.tree.map_or_else(|| self.new_tree(frontier), Ok)?;
                 let _ = cx.take_report();
-                let supply = Supply::stored(arrived.blob);
+                let supply = Supply::stored(blob);
                 let again = self.unpack(tree, Some(&chain), part, &supply, &cx)?;
                 report = cx.take_report();
                 again.ok_or_else(|| Error::new(ErrorKind::Unsupported, OP).because("the backend unpacked nothing"))?

@@ -214,10 +214,10 @@ fn corrupt(reason: &str) -> Error {
 
 impl Store {
     /// Sees to it that each layer whose blob is about to be dropped has a manifest. They are kept for as long as a tree of theirs is there.
-    pub(super) fn keep_manifests(
+    pub(super) fn keep_manifests<'l>(
         &self,
         intake: &mut Intake<'_>,
-        layers: &[ImageLayer],
+        layers: impl Iterator<Item = &'l ImageLayer>,
         limits: &Limits,
         cx: &Context<'_>,
     ) -> Result<()> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use plywood::Context;
 use plywood::compression::Compression;
+use plywood::digest::Digest;
 use plywood::snapshot::{Key, Name};
 use plywood::store::{
     BackendChoice, BlobPolicy, CheckOptions, CheckOutcome, ExportOptions, ImageSource, ImportOptions, Imported, Remedy, Store,
@@ -195,4 +196,99 @@ fn blobs_that_another_image_keeps_stay_and_those_that_are_wanted_come_back() {
             assert_eq!(scene.check().findings.len(), 0);
         });
     });
+}
+
+/// Takes blobs out of a layout.
+fn take_out(layout: &Path, digests: &[Digest]) {
+    for digest in digests {
+        fs::remove_file(layout.join("blobs/sha256").join(digest.to_hex())).unwrap();
+    }
+}
+
+fn digests(image: &plywood::store::Image) -> Vec<Digest> {
+    image.layers.iter().map(|layer| layer.descriptor.digest.clone()).collect()
+}
+
+#[test]
+fn a_source_may_lack_the_blobs_of_layers_that_are_here() {
+    sandbox().run(|| {
+        on_both(|backend| {
+            let scene = Scene::new(backend);
+            let first = digests(&scene.import("first", BlobPolicy::Drop).image);
+            scene.gc();
+            take_out(&scene.path("layout"), &first);
+            let imported = scene.import("app", BlobPolicy::Keep);
+            assert_eq!((imported.unpacked, &imported.lacking), (0, &first));
+            scene.store.untag("first").unwrap();
+            scene.gc();
+            assert_seen(&scene.store, &scene.image);
+            let outcome = scene.check();
+            assert_eq!((outcome.findings.len(), outcome.unproven), (0, 0), "{outcome:?}");
+            let exported = scene.store.export("app", &scene.path("out"), &ExportOptions::default(), &Context::default()).unwrap();
+            assert_eq!(exported.remade.len(), 2);
+
+            // Another image on the same layers brings its own alone.
+            let larger = scene.image.clone().layer(Layer::new().dir("", 0o755).file("more", "more"), Compression::Gzip);
+            larger.write_layout(scene.path("larger"), "latest").unwrap();
+            take_out(&scene.path("larger"), &first);
+            let options = ImportOptions::default().reference("app");
+            let imported = scene.store.import(ImageSource::path(scene.path("larger")), &options, &Context::default()).unwrap();
+            assert_eq!((imported.unpacked, &imported.lacking), (1, &first));
+            scene.gc();
+            assert_seen(&scene.store, &larger);
+            assert_eq!((scene.kept(), scene.check().findings.len()), (1, 0));
+        });
+    });
+}
+
+#[test]
+fn a_blob_that_is_needed_or_that_nobody_has_read_is_named() {
+    sandbox().run(|| {
+        on_both(|backend| {
+            let scene = Scene::new(backend);
+            let known = digests(&scene.import("app", BlobPolicy::Drop).image);
+            let refused = |layout: &str, blob: &Digest| {
+                take_out(&scene.path(layout), std::slice::from_ref(blob));
+                let before = names(&scene.store);
+                let options = ImportOptions::default().reference("other");
+                let error = scene.store.import(ImageSource::path(scene.path(layout)), &options, &Context::default()).unwrap_err();
+                assert_eq!(error.kind(), plywood::ErrorKind::NotFound, "{error:?}");
+                assert_eq!(error.path(), Some(Path::new(&blob.to_string())), "{error:?}");
+                assert_eq!(names(&scene.store), before);
+                scene.gc();
+                assert_eq!(scene.check().findings.len(), 0);
+            };
+
+            // The upper layer on layers that say something else of its implied parents: its tree cannot stand there.
+            let base = Layer::new().dir("", 0o755).dir("lib", 0o700).dir("etc", 0o700).file("etc/3", "another");
+            let top = scene.image.layers()[1].clone();
+            Image::new()
+                .layer(base, Compression::Gzip)
+                .layer(top, Compression::Zstd)
+                .write_layout(scene.path("base"), "latest")
+                .unwrap();
+            refused("base", &known[1]);
+
+            // The same layer in another blob, which this image alone calls by the layer's diff id.
+            let layers = scene.image.layers().to_vec();
+            let again =
+                Image::new().env("A=b").layer(layers[0].clone(), Compression::None).layer(layers[1].clone(), Compression::Zstd);
+            again.write_layout(scene.path("again"), "latest").unwrap();
+            let second = Store::open(scene.path("second")).unwrap();
+            let unknown = second.import(ImageSource::path(scene.path("again")), &Default::default(), &Context::default()).unwrap();
+            refused("again", &digests(&unknown.image)[0]);
+        });
+    });
+}
+
+/// Of all snapshots and images.
+fn names(store: &Store) -> Vec<String> {
+    let mut all: Vec<String> = store.images().unwrap().into_iter().map(|image| image.reference).collect();
+    store
+        .walk(&plywood::store::Filter::all(), |info| {
+            all.push(info.name);
+            Ok(())
+        })
+        .unwrap();
+    all
 }
