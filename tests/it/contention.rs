@@ -1,15 +1,16 @@
-//! Many processes in one store at once: nothing that should succeed fails, nobody waits for ever, and the store is whole afterwards.
+//! Many processes in one store at once, some of them killed at random: nothing that should succeed fails, nobody waits for ever, and the
+//! store is whole afterwards.
 //!
 //! `PLYWOOD_TEST_LONG=N` works for N seconds a backend instead of the few of an ordinary run.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use plywood::ErrorKind;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{BackendChoice, Store, StoreOptions};
+use plywood::store::{BackendChoice, CheckOptions, Store, StoreOptions};
+use plywood::{Context, ErrorKind};
 
 use crate::support::work::{Dice, Worker, chain, check_store, empty_store, seed, write_images};
 use crate::support::{Disk, Sandbox, is_root};
@@ -31,33 +32,72 @@ fn works_beside_others() {
         for thread in 0..2 {
             let mut worker = Worker::new(store.clone(), Path::new(images), format!("w{seed}.{thread}"), seed ^ thread);
             scope.spawn(move || {
+                let mut steps = 0;
                 while Instant::now() < end {
                     worker.step();
+                    steps += 1;
                 }
                 worker.check();
+                println!("\nSTEPS {steps}");
             });
         }
     });
 }
 
-fn contend(backend: &BackendChoice, time: u64) {
+/// How long a worker lives at most before it may be killed, in milliseconds.
+const LIFE: u64 = 3000;
+
+struct Scene<'a> {
+    root: &'a Path,
+    images: &'a Path,
+}
+
+impl Scene<'_> {
+    fn start(&self, seed: u64, time: Duration) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "contention::works_beside_others", "--nocapture"])
+            .env(AT, format!("{}\n{}\n{seed}\n{}", self.root.display(), self.images.display(), time.as_millis()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+/// What a worker has said of itself: how often it did something.
+fn steps(output: &Output) -> u64 {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| line.strip_prefix("STEPS ")).map(|steps| steps.parse::<u64>().unwrap()).sum()
+}
+
+/// So many work at once for so long; again and again one of them is killed, and another begins in its place.
+fn contend(backend: &BackendChoice, time: Duration) {
     let mut dice = Dice::new(seed());
     let directory = tempfile::tempdir().unwrap();
     let (root, images) = (directory.path().join("store"), directory.path().join("images"));
     write_images(&images);
     let store = Store::open_with(&StoreOptions::new(&root).backend(backend.clone())).unwrap();
-    let workers: Vec<_> = (0..PROCESSES)
-        .map(|_| {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "contention::works_beside_others", "--nocapture"])
-                .env(AT, format!("{}\n{}\n{}\n{time}", root.display(), images.display(), dice.below(1 << 31)))
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    let deadline = Instant::now() + Duration::from_millis(time) + Duration::from_secs(60);
+    let scene = Scene { root: &root, images: &images };
+    let end = Instant::now() + time;
+    let mut workers: Vec<Child> = (0..PROCESSES).map(|_| scene.start(dice.below(1 << 31), time)).collect();
+    let mut killed = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(dice.below(LIFE / PROCESSES)));
+        let left = end.saturating_duration_since(Instant::now());
+        if left < Duration::from_millis(LIFE / 4) {
+            break;
+        }
+        let mut victim = workers.swap_remove(dice.below(PROCESSES) as usize);
+        let ended = victim.try_wait().unwrap();
+        victim.kill().unwrap();
+        let output = victim.wait_with_output().unwrap();
+        assert_eq!(ended, None, "{}", String::from_utf8_lossy(&output.stderr));
+        killed += 1;
+        workers.push(scene.start(dice.below(1 << 31), left));
+    }
+    let deadline = end + Duration::from_secs(60);
+    let mut done = 0;
     for mut worker in workers {
         while worker.try_wait().unwrap().is_none() {
             if Instant::now() > deadline {
@@ -66,10 +106,14 @@ fn contend(backend: &BackendChoice, time: u64) {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let output = worker.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        done += steps(&worker.wait_with_output().unwrap());
     }
+    println!("{backend:?}: {killed} of {} workers killed; those that were not did {done} things", killed + PROCESSES);
     check_store(&store);
+    // What the killed ones left half done goes, and nothing else is wrong.
+    let outcome = store.check(&CheckOptions::default().full(), &Context::default()).unwrap();
+    let damage: Vec<String> = outcome.findings.iter().filter(|finding| finding.stays()).map(ToString::to_string).collect();
+    assert_eq!(damage, [""; 0]);
     // Its own lease ends with it.
     drop(store);
     empty_store(&Store::open(&root).unwrap());
@@ -81,7 +125,7 @@ fn many_processes_share_a_store() {
     sandbox.run(|| {
         let seconds: u64 = std::env::var("PLYWOOD_TEST_LONG").ok().and_then(|count| count.parse().ok()).unwrap_or(2);
         for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
-            contend(&backend, seconds * 1000);
+            contend(&backend, Duration::from_secs(seconds));
         }
     });
 }
