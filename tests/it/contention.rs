@@ -3,8 +3,10 @@
 //!
 //! `PLYWOOD_TEST_LONG=N` works for N seconds a backend instead of the few of an ordinary run.
 
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -30,22 +32,21 @@ fn works_beside_others() {
     let store = Store::open(root).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..2 {
+            let mut steps = File::options().append(true).create(true).open(steps_of(Path::new(root))).unwrap();
             let mut worker = Worker::new(store.clone(), Path::new(images), format!("w{seed}.{thread}"), seed ^ thread);
             scope.spawn(move || {
-                let mut steps = 0;
                 while Instant::now() < end {
                     worker.step();
-                    steps += 1;
+                    steps.write_all(b".").unwrap();
                 }
                 worker.check();
-                println!("\nSTEPS {steps}");
             });
         }
     });
 }
 
-/// How long a worker lives at most before it may be killed, in milliseconds.
-const LIFE: u64 = 3000;
+/// How long a worker lives on average before it is killed, in milliseconds.
+const LIFE: u64 = 4000;
 
 struct Scene<'a> {
     root: &'a Path,
@@ -57,18 +58,16 @@ impl Scene<'_> {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "contention::works_beside_others", "--nocapture"])
             .env(AT, format!("{}\n{}\n{seed}\n{}", self.root.display(), self.images.display(), time.as_millis()))
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
     }
 }
 
-/// What a worker has said of itself: how often it did something.
-fn steps(output: &Output) -> u64 {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| line.strip_prefix("STEPS ")).map(|steps| steps.parse::<u64>().unwrap()).sum()
+/// A file beside the store with a byte for each operation that was done.
+fn steps_of(root: &Path) -> PathBuf {
+    root.with_extension("steps")
 }
 
 /// So many work at once for so long; again and again one of them is killed, and another begins in its place.
@@ -83,9 +82,9 @@ fn contend(backend: &BackendChoice, time: Duration) {
     let mut workers: Vec<Child> = (0..PROCESSES).map(|_| scene.start(dice.below(1 << 31), time)).collect();
     let mut killed = 0;
     loop {
-        std::thread::sleep(Duration::from_millis(dice.below(LIFE / PROCESSES)));
+        std::thread::sleep(Duration::from_millis(dice.below(2 * LIFE / PROCESSES)));
         let left = end.saturating_duration_since(Instant::now());
-        if left < Duration::from_millis(LIFE / 4) {
+        if left < Duration::from_millis(500) {
             break;
         }
         let mut victim = workers.swap_remove(dice.below(PROCESSES) as usize);
@@ -97,7 +96,6 @@ fn contend(backend: &BackendChoice, time: Duration) {
         workers.push(scene.start(dice.below(1 << 31), left));
     }
     let deadline = end + Duration::from_secs(60);
-    let mut done = 0;
     for mut worker in workers {
         while worker.try_wait().unwrap().is_none() {
             if Instant::now() > deadline {
@@ -106,9 +104,11 @@ fn contend(backend: &BackendChoice, time: Duration) {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        done += steps(&worker.wait_with_output().unwrap());
+        let output = worker.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    println!("{backend:?}: {killed} of {} workers killed; those that were not did {done} things", killed + PROCESSES);
+    let steps = std::fs::metadata(steps_of(&root)).unwrap().len();
+    println!("{backend:?}: {steps} operations; {killed} of {} processes killed", killed + PROCESSES);
     check_store(&store);
     // What the killed ones left half done goes, and nothing else is wrong.
     let outcome = store.check(&CheckOptions::default().full(), &Context::default()).unwrap();
