@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
 use super::Compression;
 use super::input::Input;
@@ -76,6 +77,7 @@ impl<R: Read> Decoder<R> {
             Compression::None => Form::Plain(input),
             Compression::Gzip => Form::Gzip(Box::new(GzDecoder::new(Slot(Some(input))))),
             Compression::Zstd => {
+                // Only for want of memory are these refused.
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(|error| Error::io(OP, error))?;
                 decoder.window_log_max(WINDOW_LOG_MAX).map_err(|error| Error::io(OP, error))?;
                 Form::Zstd(decoder)
@@ -103,10 +105,14 @@ impl<R: Read> Decoder<R> {
     }
 
     fn taken(&self) -> u64 {
+        self.input().map_or(0, Input::taken)
+    }
+
+    fn input(&self) -> Option<&Input<R>> {
         match &self.form {
-            Form::Plain(input) => input.taken(),
-            Form::Gzip(decoder) => decoder.get_ref().0.as_ref().map_or(0, Input::taken),
-            Form::Zstd(decoder) => decoder.get_ref().taken(),
+            Form::Plain(input) => Some(input),
+            Form::Gzip(decoder) => decoder.get_ref().0.as_ref(),
+            Form::Zstd(decoder) => Some(decoder.get_ref()),
         }
     }
 
@@ -121,11 +127,7 @@ impl<R: Read> Decoder<R> {
 
     /// The source; `None` only after a failed read.
     pub fn get_ref(&self) -> Option<&R> {
-        match &self.form {
-            Form::Plain(input) => Some(input.get_ref()),
-            Form::Gzip(decoder) => decoder.get_ref().0.as_ref().map(Input::get_ref),
-            Form::Zstd(decoder) => Some(decoder.get_ref().get_ref()),
-        }
+        self.input().map(Input::get_ref)
     }
 
     /// The source, of which more may have been read than was decoded; all of it, once the decoder said "end".
@@ -156,8 +158,7 @@ impl<R: Read> Read for Decoder<R> {
             self.check_expansion().map(|()| count)
         });
         read.map_err(|error| {
-            let kind = if error.kind() == ErrorKind::LimitExceeded { error.kind() } else { ErrorKind::InvalidLayer };
-            self.failed = Some((kind, error.reason().unwrap_or("the source failed").to_owned()));
+            self.failed = Some((error.kind(), error.reason().unwrap_or("the source failed").to_owned()));
             error.into()
         })
     }
@@ -212,12 +213,18 @@ fn damaged(reason: impl Into<String>) -> Error {
 fn classify(compression: Compression, error: io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => ours,
-        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => Error::io(OP, error),
+        Err(error) if is_want_of_memory(&error) => Error::io(OP, error),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             damaged(format!("{compression}: the stream is truncated")).with_source(error)
         }
         Err(error) => damaged(format!("{compression}: {error}")).with_source(error),
     }
+}
+
+/// Whether a decoder could not have the memory for a window: no fault of the stream.
+fn is_want_of_memory(error: &io::Error) -> bool {
+    let zstd = error.get_ref().and_then(|error| error.downcast_ref::<zstd::Error>());
+    zstd.is_some_and(|error| error.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation))
 }
 
 /// A place that is empty only while a gzip decoder is handed the rest of its own input.
@@ -235,8 +242,6 @@ impl<T: BufRead> BufRead for Slot<T> {
     }
 
     fn consume(&mut self, count: usize) {
-        if let Some(input) = &mut self.0 {
-            input.consume(count);
-        }
+        self.0.iter_mut().for_each(|input| input.consume(count));
     }
 }

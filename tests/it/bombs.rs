@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use plywood::compression::{Compression, Encoder};
 use plywood::testing::{Image, Layer};
 use serde_json::Value;
@@ -125,6 +125,22 @@ fn compressed_bombs_are_refused_while_they_expand() {
         // A window that asks for gigabytes.
         fs::write(bombs.path().join("window.zst"), zstd(31, &header("zeros", b'0', 4 << 30), 32 << 10)).unwrap();
         bombs.refused(&["layer", "import", "window.zst"], "InvalidLayer", "zstd");
+    });
+}
+
+#[test]
+fn a_window_for_which_there_is_no_memory_is_no_fault_of_the_layer() {
+    Sandbox::user().run(|| {
+        let bombs = Bombs::new();
+        fs::write(bombs.path().join("window.zst"), zstd(27, &Layer::new().tar(), 1)).unwrap();
+        let import = || bombs.tool(&["--threads", "1", "layer", "import", "window.zst"]);
+        import().ok();
+        // As much address space as the command takes, and not 128 MiB more.
+        setrlimit(Resource::RLIMIT_AS, 128 << 20, 128 << 20).unwrap();
+        let output = import().run();
+        let error: Value = serde_json::from_str(&output.stderr).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!((&error["kind"], output.status), (&"Io".into(), 1), "{error}");
+        assert!(error.to_string().contains("not enough memory"), "{error}");
     });
 }
 
