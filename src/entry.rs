@@ -225,3 +225,38 @@ pub trait EntrySink {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_come_back_from_json_and_others_are_refused() {
+        let xattrs = [(b"user.\xff".to_vec(), vec![0, 1]), (b"user.b".to_vec(), Vec::new())].into();
+        let attributes = Attributes { xattrs, ..Attributes::implied() };
+        let text = serde_json::to_string(&attributes).unwrap();
+        assert_eq!(serde_json::from_str::<Attributes>(&text).unwrap(), attributes);
+        let with = |xattrs| serde_json::from_str::<Attributes>(&text.replace(r#"[["757365722e62",""]"#, xattrs));
+        assert!(with(r#"[["757365722e62",""]"#).is_ok());
+        for xattrs in [r#"["757365722e62",""]"#, r#"[["757365722e6",""]"#, r#"[["757365722e62","g0"]"#, r#"[[1,""]"#] {
+            assert!(with(xattrs).is_err(), "{xattrs}");
+        }
+    }
+
+    #[test]
+    fn a_stream_need_not_know_digests_or_places() {
+        struct Nothing;
+        impl EntryStream for Nothing {
+            fn next(&mut self) -> Result<Option<Entry>> {
+                Ok(None)
+            }
+            fn chunk(&mut self) -> Result<Option<Chunk<'_>>> {
+                Ok(None)
+            }
+            fn restart(&mut self) -> Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!((Nothing.content_digest(), Nothing.position()), (None, None));
+    }
+}

@@ -169,4 +169,13 @@ mod tests {
         assert!(path.starts_with(&EntryPath::parse("a").unwrap()));
         assert!(!EntryPath::parse("ab").unwrap().starts_with(&EntryPath::parse("a").unwrap()));
     }
+
+    #[test]
+    fn names_are_joined_and_shown_escaped() {
+        let path = EntryPath::parse("a").unwrap();
+        assert_eq!(path.join("b/../c"), Err(PathError::Parent));
+        let joined = path.join("\u{1b}[1m/b").unwrap();
+        assert_eq!((joined.to_string(), format!("{joined:?}")), (r"a/\x1b[1m/b".to_owned(), r#""a/\x1b[1m/b""#.to_owned()));
+        assert_eq!(EntryPath::ROOT.join("").unwrap().to_string(), ".");
+    }
 }

@@ -84,11 +84,9 @@ pub(crate) enum Meaning {
 /// # Errors
 /// [`MarkerError`] for names that must not stand in a layer.
 pub(crate) fn classify(path: EntryPath) -> Result<Meaning, MarkerError> {
-    if !path.components().any(|component| component.starts_with(PREFIX)) {
-        return Ok(Meaning::Entry(path));
-    }
-    let Some(name) = path.file_name() else { return Ok(Meaning::Entry(path)) };
-    let Some(parent) = path.parent() else { return Ok(Meaning::Entry(path)) };
+    let may_mean_more = |_: &&[u8]| path.components().any(|component| component.starts_with(PREFIX));
+    let Some(name) = path.file_name().filter(may_mean_more) else { return Ok(Meaning::Entry(path)) };
+    let parent = path.parent().unwrap_or_default();
     let mut in_links = false;
     for (depth, component) in parent.components().enumerate() {
         match Marker::parse(component)? {

@@ -64,9 +64,7 @@ impl<W: Write> Gzip<W> {
 
     pub(super) fn finish(mut self) -> io::Result<W> {
         self.begin_block(true)?;
-        while !self.pending.is_empty() {
-            self.write_front()?;
-        }
+        self.write_until(0)?;
         self.writer.write_all(&self.crc.sum().to_le_bytes())?;
         self.writer.write_all(&self.crc.amount().to_le_bytes())?;
         Ok(self.writer)
@@ -77,25 +75,26 @@ impl<W: Write> Gzip<W> {
         let slot = Arc::new(Slot::default());
         self.pending.push_back(Arc::clone(&slot));
         self.pool.begin(Job { bytes, last, level: self.level, slot });
-        while self.pending.len() > self.pool.depth() {
-            self.write_front()?;
-        }
-        Ok(())
+        self.write_until(self.pool.depth())
     }
 
-    fn write_front(&mut self) -> io::Result<()> {
-        let Some(slot) = self.pending.pop_front() else { return Ok(()) };
-        let block = self.pool.wait(&slot)?;
-        if !self.begun {
-            self.writer.write_all(&HEADER)?;
-            self.begun = true;
-        }
-        self.writer.write_all(&block.deflated)?;
-        self.crc.combine(&block.crc);
-        let mut spent = block.bytes;
-        spent.clear();
-        if self.block.capacity() == 0 {
-            self.block = spent;
+    /// Writes the first blocks, until so many are left.
+    fn write_until(&mut self, left: usize) -> io::Result<()> {
+        while self.pending.len() > left
+            && let Some(slot) = self.pending.pop_front()
+        {
+            let block = self.pool.wait(&slot)?;
+            if !self.begun {
+                self.writer.write_all(&HEADER)?;
+                self.begun = true;
+            }
+            self.writer.write_all(&block.deflated)?;
+            self.crc.combine(&block.crc);
+            let mut spent = block.bytes;
+            spent.clear();
+            if self.block.capacity() == 0 {
+                self.block = spent;
+            }
         }
         Ok(())
     }
@@ -142,6 +141,7 @@ fn deflate(bytes: &[u8], last: bool, level: flate2::Compression) -> io::Result<V
     loop {
         let taken = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
         let rest = bytes.get(taken..).unwrap_or_default();
+        // Only a mistake of its caller's is an error.
         let status = compress.compress_vec(rest, &mut out, flush).map_err(io::Error::other)?;
         let has_room = out.len() < out.capacity();
         match status {

@@ -57,6 +57,7 @@ impl<W: Write> Encoder<W> {
                     Some(level @ 1..=22) => i32::try_from(level).unwrap_or(ZSTD_DEFAULT),
                     Some(level) => return Err(refuse(level, "1 to 22")),
                 };
+                // Only for want of memory are these refused.
                 let mut encoder = zstd::stream::write::Encoder::new(writer, level).map_err(|error| Error::io(OP, error))?;
                 encoder.include_checksum(true).map_err(|error| Error::io(OP, error))?;
                 Form::Zstd(encoder)

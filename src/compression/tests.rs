@@ -31,6 +31,13 @@ fn sample(len: usize) -> Vec<u8> {
         .collect()
 }
 
+fn skippable(content: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x53, 0x2a, 0x4d, 0x18];
+    frame.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
+    frame.extend(content);
+    frame
+}
+
 const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
 
 #[test]
@@ -42,7 +49,10 @@ fn names_go_both_ways() {
     }
     assert_eq!("lz4".parse::<Compression>().unwrap_err().kind(), ErrorKind::InvalidArgument);
     assert_eq!(Compression::of_media_type("application/vnd.docker.image.rootfs.diff.tar.gzip"), Some(Compression::Gzip));
-    assert_eq!(Compression::of_media_type("application/vnd.oci.image.config.v1+json"), None);
+    assert_eq!(Compression::of_media_type("application/vnd.oci.image.layer.v1.tar.zstd"), Some(Compression::Zstd));
+    for other in ["application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+lz4"] {
+        assert_eq!(Compression::of_media_type(other), None);
+    }
 }
 
 #[test]
@@ -111,13 +121,6 @@ fn each_gzip_checksum_counts() {
     }
 }
 
-fn skippable(content: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x53, 0x2a, 0x4d, 0x18];
-    frame.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
-    frame.extend(content);
-    frame
-}
-
 #[test]
 fn every_zstd_frame_is_read_and_skippable_ones_are_skipped() {
     let one = encode(Compression::Zstd, b"one ");
@@ -177,12 +180,14 @@ fn levels_outside_the_range_are_refused() {
     }
 }
 
-/// Gives its bytes one at a time, then fails.
-struct Failing<'a>(&'a [u8]);
+/// Is interrupted before each byte, then fails.
+struct Failing<'a>(&'a [u8], bool);
 
 impl Read for Failing<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
         match self.0.split_first() {
+            _ if self.1 => Err(io::ErrorKind::Interrupted.into()),
             Some((&byte, rest)) => {
                 self.0 = rest;
                 out[0] = byte;
@@ -194,12 +199,63 @@ impl Read for Failing<'_> {
 }
 
 #[test]
-fn the_source_error_is_told_from_damage() {
+fn the_source_error_is_told_from_damage_wherever_it_comes() {
+    let padded = [encode(Compression::Gzip, &sample(300)), encode(Compression::Gzip, b"two"), vec![0; 20]].concat();
+    let frames = [encode(Compression::Zstd, &sample(300)), skippable(b"between"), encode(Compression::Zstd, b"two")].concat();
+    for blob in [sample(300), padded, frames] {
+        for len in 0..=blob.len() {
+            let read = |mut decoder: Decoder<_>, out: &mut [u8]| loop {
+                if let Err(error) = decoder.read(out) {
+                    let again = Error::io("read", decoder.read(out).unwrap_err());
+                    assert_eq!(again.kind(), ErrorKind::Io, "it stays so");
+                    return Error::io("read", error);
+                }
+            };
+            for most in [1, 64 << 10] {
+                let error = Decoder::new(Failing(&blob[..len], false))
+                    .map_or_else(|error| error, |decoder| read(decoder, &mut vec![0; most]));
+                assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(libc::EIO)), "{len} of {}", blob.len());
+            }
+        }
+    }
+}
+
+/// Takes so many bytes.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match bytes.len().min(self.0) {
+            0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            taken => {
+                self.0 -= taken;
+                Ok(taken)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_writers_error_is_told_wherever_it_comes() {
+    let data = sample((2 << 20) + 100);
     for compression in ALL {
-        let blob = encode(compression, &sample(5000));
-        let mut decoder = Decoder::new(Failing(&blob[..blob.len() - 1])).unwrap();
-        let error = Error::io("read", decoder.read_to_end(&mut Vec::new()).unwrap_err());
-        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(libc::EIO)), "{compression}");
+        let length = encode(compression, &data).len();
+        for threads in [1, 3] {
+            let into = |room| {
+                let encoder = Encoder::new(Full(room), compression, None).unwrap();
+                let mut encoder = encoder.parallel(crate::Parallelism::new(threads));
+                encoder.write_all(&data).map_err(|error| Error::io("write", error)).and_then(|()| encoder.finish())
+            };
+            assert_eq!(into(length).unwrap().0, 0);
+            for room in (0..12).chain([length / 3, length / 2]).chain(length - 10..length) {
+                let error = into(room).err().unwrap_or_else(|| panic!("{compression}: {room} of {length} bytes were enough"));
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{compression}: {room} of {length}");
+            }
+        }
     }
 }
 
@@ -276,6 +332,7 @@ fn the_source_is_lent_and_comes_back() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let mut encoder = Encoder::new(Vec::new(), compression, None).unwrap();
         assert_eq!(encoder.compression(), compression);
+        assert_eq!(format!("{encoder:?}"), format!("Encoder {{ compression: {compression:?}, .. }}"));
         encoder.write_all(b"text").unwrap();
         let blob = encoder.finish().unwrap();
         let mut decoder = Decoder::new(blob.as_slice()).unwrap();
@@ -284,6 +341,7 @@ fn the_source_is_lent_and_comes_back() {
         decoder.read_to_end(&mut text).unwrap();
         assert_eq!(text, b"text");
         assert_eq!(decoder.get_ref(), Some(&&b""[..]), "read to its end");
+        assert_eq!(format!("{decoder:?}"), "Decoder { failed: None, .. }");
         assert_eq!(decoder.into_inner(), Some(&b""[..]));
     }
 }

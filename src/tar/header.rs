@@ -37,7 +37,7 @@ pub(super) struct Header {
 
 /// Reads a header block whose checksum was [compared](verify).
 pub(super) fn decode(block: &mut tar::Header) -> Result<Header> {
-    let dialect = dialect(block)?;
+    let dialect = dialect(block);
     let old = block.as_old();
     let [flag] = old.linkflag;
     let mut name = string(&old.name).to_vec();
@@ -88,19 +88,19 @@ pub(super) fn verify(block: &tar::Header) -> Result<()> {
     }
 }
 
-fn dialect(block: &mut tar::Header) -> Result<Dialect> {
+fn dialect(block: &mut tar::Header) -> Dialect {
     let magic = block.as_bytes().get(257..265).unwrap_or_default();
     if magic == b"ustar  \0" {
-        return Ok(Dialect::Gnu);
+        return Dialect::Gnu;
     }
     if !magic.starts_with(b"ustar\0") {
-        return Ok(Dialect::V7);
+        return Dialect::V7;
     }
     // Every reader goes by the magic; the codec below wants the version too.
     for (byte, digit) in block.as_mut_bytes().iter_mut().skip(263).zip(*b"00") {
         *byte = digit;
     }
-    Ok(Dialect::Ustar)
+    Dialect::Ustar
 }
 
 /// The first part of a long name, where the dialect has one.
@@ -113,8 +113,7 @@ fn prefix(block: &tar::Header, dialect: Dialect) -> Result<Option<&[u8]>> {
         },
         Dialect::Gnu => {
             // Go before 1.8 wrote a prefix into these two fields, and still reads one where they are no numbers.
-            let gnu = block.as_gnu().ok_or_else(|| Fault::new("the magic is damaged"))?;
-            for field in [&gnu.atime, &gnu.ctime] {
+            for field in block.as_gnu().iter().flat_map(|gnu| [&gnu.atime, &gnu.ctime]) {
                 if field.first() != Some(&0) {
                     number(field, "atime or ctime")?;
                 }
@@ -122,10 +121,9 @@ fn prefix(block: &tar::Header, dialect: Dialect) -> Result<Option<&[u8]>> {
             Ok(None)
         }
         Dialect::Ustar => {
-            let ustar = block.as_ustar().ok_or_else(|| Fault::new("the magic is damaged"))?;
-            let prefix = string(&ustar.prefix);
+            let prefix = block.as_ustar().map(|ustar| string(&ustar.prefix)).unwrap_or_default();
             // star's variant ends the prefix 24 bytes earlier and keeps two times there.
-            if ustar.pad.ends_with(b"tar\0") && prefix.len() > 131 {
+            if block.as_bytes().ends_with(b"tar\0") && prefix.len() > 131 {
                 return Err(Fault::new("a name prefix that ustar and star read differently"));
             }
             Ok((!prefix.is_empty()).then_some(prefix))
@@ -172,9 +170,9 @@ fn octal(field: &[u8], what: &'static str) -> Result<i64> {
     }
     let bad = || Fault::new(format!("the {what} is no number"));
     let blanks = field.iter().take_while(|&&byte| byte == b' ').count();
-    let field = field.get(blanks..).ok_or_else(bad)?;
+    let field = field.get(blanks..).unwrap_or_default();
     let digits = field.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
-    let (digits, rest) = field.split_at_checked(digits).ok_or_else(bad)?;
+    let (digits, rest) = field.split_at_checked(digits).unwrap_or((field, &[]));
     let ends = match rest.first() {
         None | Some(0) => true,
         Some(b' ') => rest.iter().all(|byte| matches!(byte, 0 | b' ')),
@@ -183,10 +181,8 @@ fn octal(field: &[u8], what: &'static str) -> Result<i64> {
     if digits.is_empty() || !ends {
         return Err(bad());
     }
-    digits
-        .iter()
-        .try_fold(0i64, |value, digit| value.checked_mul(8)?.checked_add(i64::from(digit.checked_sub(b'0')?)))
-        .ok_or_else(|| Fault::new(format!("the {what} overflows")))
+    // Twelve digits at most: 36 bits.
+    Ok(digits.iter().fold(0i64, |value, digit| value.wrapping_shl(3) | i64::from(digit & 7)))
 }
 
 /// The sparse map in an old GNU header block, and whether extension blocks follow; the file's real size.

@@ -140,17 +140,17 @@ fn record(body: &[u8]) -> Result<(&[u8], &[u8], &[u8])> {
     let bad = || Fault::new("a PAX record with a bad length");
     let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let length = decimal(body.get(..digits).unwrap_or_default(), "length of a PAX record")?;
-    let length = usize::try_from(length).map_err(|_| bad())?;
-    let (record, rest) = body.split_at_checked(length).ok_or_else(bad)?;
+    let (record, rest) = usize::try_from(length).ok().and_then(|length| body.split_at_checked(length)).ok_or_else(bad)?;
     let record = record.get(digits..).ok_or_else(bad)?;
     let record = record.strip_prefix(b" ").ok_or_else(bad)?;
     let record = record.strip_suffix(b"\n").ok_or_else(|| Fault::new("a PAX record without a newline at its end"))?;
-    let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(|| Fault::new("a PAX record without \"=\""))?;
-    let (keyword, value) = record.split_at_checked(equals).ok_or_else(bad)?;
+    let mut parts = record.splitn(2, |&byte| byte == b'=');
+    let keyword = parts.next().unwrap_or_default();
+    let value = parts.next().ok_or_else(|| Fault::new("a PAX record without \"=\""))?;
     if keyword.is_empty() || keyword.contains(&0) {
         return Err(Fault::new("a PAX record with an empty keyword, or one with a NUL byte"));
     }
-    Ok((keyword, value.strip_prefix(b"=").unwrap_or_default(), rest))
+    Ok((keyword, value, rest))
 }
 
 /// Digits alone, up to the largest file size: what every reader takes for the same number.

@@ -225,18 +225,11 @@ impl<'a> Member<'a> {
         let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let mut record = |keyword: &[u8], value: &[u8]| records.push((keyword.to_vec(), value.to_vec()));
 
-        match split(&self.name) {
-            Some((prefix, name)) => {
-                set(&mut header.as_old_mut().name, name);
-                if let Some(ustar) = header.as_ustar_mut() {
-                    set(&mut ustar.prefix, prefix);
-                }
-            }
-            None => {
-                record(b"path", &self.name);
-                set(&mut header.as_old_mut().name, &self.name);
-            }
-        }
+        let (prefix, name) = split(&self.name).unwrap_or_else(|| {
+            record(b"path", &self.name);
+            (&[], &self.name)
+        });
+        set(&mut header.as_old_mut().name, name);
         if self.link.len() > 100 {
             record(b"linkpath", &self.link);
         }
@@ -265,9 +258,10 @@ impl<'a> Member<'a> {
         let size = if self.size > SIZE_MAX { 0 } else { self.size };
         fields(&mut header, self.flag, self.mode, fits(self.uid), fits(self.gid), size, seconds.unwrap_or(0));
         if let Some(ustar) = header.as_ustar_mut() {
+            set(&mut ustar.prefix, prefix);
             octal(&mut ustar.dev_major, self.device.0.into());
             octal(&mut ustar.dev_minor, self.device.1.into());
-        }
+        } // It was made as one.
         records.sort_unstable();
         let mut body = Vec::new();
         for (keyword, value) in &records {
@@ -283,11 +277,11 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
         return Some((&[], name));
     }
     // The slash between the two is not written; one at the very end belongs to the name.
-    let within = name.get(..name.len().saturating_sub(1).min(156))?;
+    let within = name.get(..name.len().saturating_sub(1).min(156)).unwrap_or_default();
     let slash = within.iter().rposition(|&byte| byte == b'/').filter(|&at| at > 0)?;
-    let prefix = name.get(..slash)?;
-    let rest = name.get(slash.checked_add(1)?..)?;
-    (rest.len() <= 100).then_some((prefix, rest))
+    let (prefix, rest) = name.split_at_checked(slash).unwrap_or_default();
+    // The slash is not counted.
+    (rest.len() <= 101).then(|| (prefix, rest.get(1..).unwrap_or_default()))
 }
 
 /// Copies as much as there is room for; the rest stays NUL.
@@ -299,11 +293,8 @@ fn set(field: &mut [u8], value: &[u8]) {
 
 /// Octal digits, zero-filled, with a NUL at the end. What does not fit was refused or moved to a PAX record before.
 fn octal(field: &mut [u8], mut value: u64) {
-    let mut bytes = field.iter_mut().rev();
-    if let Some(last) = bytes.next() {
-        *last = 0;
-    }
-    for byte in bytes {
+    field.fill(0);
+    for byte in field.iter_mut().rev().skip(1) {
         // A digit: the mask leaves 0 to 7.
         *byte = b'0' | u8::try_from(value & 7).unwrap_or(0);
         value >>= 3;

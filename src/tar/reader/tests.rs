@@ -3,7 +3,7 @@
 use super::*;
 use crate::entry::{Attributes, Change, Node, Timestamp};
 use crate::progress::{Progress, Report};
-use crate::tar::testing::{Block, archive, attributes, invalid, one, pax, read, read_with, refused};
+use crate::tar::testing::{Block, archive, attributes, invalid, one, padded, pax, read, read_with, refused};
 
 fn report(members: &[Vec<u8>]) -> Report {
     let (result, report) = read_with(&archive(members), Limits::default());
@@ -382,6 +382,8 @@ fn bad_pax_values_are_refused() {
         ("mtime", b"-9223372036854775808.5"),
         ("SCHILY.xattr.", b"value"),
         ("SCHILY.realsize", b"5"),
+        ("SCHILY.devmajor", b"x"),
+        ("SCHILY.devminor", b"-1"),
     ] {
         invalid(&[pax(b'x', &[(keyword, value)]), file("a")]);
     }
@@ -500,4 +502,94 @@ fn a_layer_in_memory_says_where_its_entries_stand() {
     layer.next().unwrap();
     layer.next().unwrap();
     assert_eq!(layer.position(), Some(Position { member: 2, offset: 512 }));
+}
+
+/// An archive in which everything stands that is read by itself, bytes after its end included.
+fn everything() -> Vec<u8> {
+    let pair = |offset, length| format!("{offset:011o}\0{length:011o}\0");
+    let more = [pair(3, 1), pair(6, 1)].concat();
+    let old = Block::gnu("old", b'S').size(3).at(386, pair(0, 1)).at(410, pair(1, 0)).at(434, pair(1, 0)).at(458, pair(1, 0));
+    let sparse =
+        [("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9"), ("GNU.sparse.name", b"new")];
+    let members = [
+        pax(b'g', &[("comment", &[b'x'; 600])]),
+        pax(b'x', &[("mtime", b"1.5")]),
+        Block::ustar("file", b'0').body([7; 1300]),
+        Block::gnu("L", b'L').body("l/".repeat(350) + "l"),
+        Block::gnu("l", b'0').seal(),
+        [old.at(482, [1]).at(483, format!("{:011o}\0", 9)).seal(), padded(more.as_bytes()), padded(b"abc")].concat(),
+        pax(b'x', &sparse),
+        Block::ustar("new", b'0').body([padded(b"1\n2\n3\n"), b"abc".to_vec()].concat()),
+    ];
+    [archive(&members), vec![0; 512], b"more".to_vec()].concat()
+}
+
+/// Is interrupted before each piece of at most 512 bytes, and ends with an error where it has one.
+struct Pieces<'a>(&'a [u8], Option<i32>, bool);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.2 = !self.2;
+        match (self.2, self.1) {
+            (true, _) => Err(std::io::ErrorKind::Interrupted.into()),
+            (false, Some(error)) if self.0.is_empty() => Err(std::io::Error::from_raw_os_error(error)),
+            _ => (&mut self.0).take(512).read(out),
+        }
+    }
+}
+
+fn read_all(source: impl Read, cx: &Context<'_>) -> Result<Vec<(Entry, usize)>> {
+    let mut reader = Reader::new(source, Limits::default(), cx);
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next()? {
+        let mut length = 0;
+        while let Some(chunk) = reader.chunk()? {
+            length += chunk.data.len();
+        }
+        entries.push((entry, length));
+    }
+    Ok(entries)
+}
+
+#[test]
+fn a_source_that_fails_anywhere_is_told_from_a_bad_layer() {
+    let bytes = everything();
+    let entries = read_all(Pieces(&bytes, None, false), &Context::default()).unwrap();
+    assert_eq!(entries, read_all(bytes.as_slice(), &Context::default()).unwrap());
+    assert_eq!(
+        entries.iter().map(|(entry, length)| (entry.path.depth(), *length)).collect::<Vec<_>>(),
+        [(1, 1300), (351, 0), (1, 3), (1, 3)]
+    );
+    for len in (0..=bytes.len()).step_by(4) {
+        let error = read_all(Pieces(&bytes[..len], Some(libc::EIO), false), &Context::default()).unwrap_err();
+        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Io, Some(libc::EIO)), "{len}: {error}");
+    }
+}
+
+/// Cancels when it was asked so often.
+struct Patience(std::sync::atomic::AtomicUsize);
+
+impl Progress for Patience {
+    fn is_cancelled(&self) -> bool {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+}
+
+#[test]
+fn the_caller_can_stop_it_anywhere() {
+    let bytes = everything();
+    let read = |often: usize| read_all(Pieces(&bytes, None, false), &Context::new(&Patience(often.into())));
+    let enough = (0..1000).find(|&often| read(often).is_ok_and(|entries| entries.len() == 4)).unwrap();
+    assert!(enough > bytes.len() / 512, "{enough}");
+    (0..enough).for_each(|often| assert_eq!(read(often).unwrap_err().kind(), ErrorKind::Cancelled, "{often}"));
+}
+
+#[test]
+fn a_reader_shows_where_it_stands_and_nothing_of_the_layer() {
+    let (cx, bytes) = (Context::default(), archive(&[file("secret")]));
+    let mut reader = Reader::new(bytes.as_slice(), Limits::default(), &cx);
+    reader.next().unwrap();
+    let shown = format!("{reader:?}");
+    assert!(shown.contains("member: 1") && !shown.contains("secret"), "{shown}");
 }

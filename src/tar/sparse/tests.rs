@@ -201,6 +201,10 @@ fn old_maps_on_which_readers_differ_are_refused() {
     invalid(&[header(Block::gnu("s", b'S').at(386, octal(5))).seal()]);
     invalid(&[header(Block::gnu("s", b'S').at(398, octal(5))).seal()]);
     invalid(&[header(Block::gnu("s", b'S').at(386, "-0000000001\0").at(398, octal(0))).seal()]);
+    // In a block of its own.
+    let mut more = old(&SEGMENTS.repeat(3), SIZE, STORED);
+    more[512] = b'-';
+    assert!(invalid(&[more]).contains("is no number"));
     // Not GNU's layout.
     invalid(&[Block::ustar("s", b'S').seal()]);
     invalid(&[Block::v7("s", b'S').seal()]);
@@ -236,6 +240,9 @@ fn stray_sparse_records_are_refused() {
         (and(&[("GNU.sparse.map", "5,3,,4")]), "a hole in the list"),
         (and(&[("GNU.sparse.map", "5,3,1000,+4")]), "a sign"),
         (and(&[("GNU.sparse.size", "-1")]), "a negative size"),
+        (and(&[("GNU.sparse.size", "")]), "a size that is taken back"),
+        (and(&[("GNU.sparse.offset", "x")]), "an offset that is none"),
+        (and(&[("GNU.sparse.offset", "5"), ("GNU.sparse.numbytes", "x")]), "a length that is none"),
         (and(&[("GNU.sparse.map", ""), ("GNU.sparse.numblocks", "0")]), "an empty map without a version"),
         (vec![("GNU.sparse.name", "x".to_owned())], "a name alone"),
         (vec![("GNU.sparse.numblocks", "0".to_owned()), ("GNU.sparse.size", "5".to_owned())], "nothing but a size"),
@@ -272,4 +279,14 @@ fn maps_before_the_content_are_decimal_lines() {
     // A map that would need more than what is stored.
     invalid(&member(&version_1_0(SIZE), b"2\n5\n"));
     invalid(&member(&version_1_0(SIZE), b""));
+}
+
+#[test]
+fn segments_never_overflow() {
+    let refused = |segments: &[(u64, u64)]| {
+        let segments: Vec<_> = segments.iter().map(|&(offset, length)| Segment { offset, length }).collect();
+        validate(&segments, u64::MAX, 7).unwrap_err().rule
+    };
+    assert_eq!(refused(&[(3, 4), (u64::MAX, 1)]), "a sparse segment overflows");
+    assert!(refused(&[(0, u64::MAX)]).contains("do not add up"));
 }

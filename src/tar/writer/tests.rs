@@ -262,3 +262,42 @@ fn what_no_archive_can_say_is_refused() {
     assert_eq!(refused(upsert("", Node::Fifo)), ErrorKind::InvalidArgument);
     assert_eq!(refused(Entry { path: path(""), change: Change::Whiteout }), ErrorKind::InvalidArgument);
 }
+
+/// Takes so many bytes.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or_else(|| std::io::Error::from_raw_os_error(libc::ENOSPC))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stream_that_is_full_anywhere_is_told() {
+    let write = |room| {
+        let mut writer = Writer::new(Full(room));
+        writer.entry(&upsert("n".repeat(300), Node::File { size: 5 }), Status::Added)?;
+        writer.data(b"hello")?;
+        writer.entry(&Entry { path: path("gone"), change: Change::Whiteout }, Status::Deleted)?;
+        writer.finish()
+    };
+    // A PAX header with its records, the file with its content, a marker, the end.
+    let length = (2 + 2 + 1 + 2) * 512;
+    assert_eq!(write(length).unwrap().0, 0);
+    for room in 0..length {
+        let error = write(room).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{room}");
+    }
+}
+
+#[test]
+fn a_writer_shows_what_it_writes() {
+    let mut writer = Writer::new(Vec::new());
+    writer.entry(&upsert("a", Node::File { size: 5 }), Status::Added).unwrap();
+    assert_eq!(format!("{writer:?}"), "Writer { path: \"a\", missing: 5, .. }");
+}
