@@ -178,7 +178,7 @@ fn unpack(
     cx: &Context<'_>,
 ) -> Result<Outcome> {
     let mut hidden = Hidden::default();
-    let mut contradiction = None;
+    let mut contradiction = Error::new(ErrorKind::InvalidLayer, "apply layer");
     let report = cx.mark();
     for pass in 0..PASSES {
         if pass > 0 {
@@ -191,12 +191,12 @@ fn unpack(
         match markers.settle(&mut applier, &hidden)? {
             Ok(now) => return applier.finish(&now, markers.cut()),
             Err(again) => {
-                contradiction = Some(markers.contradictory(&hidden, &again));
+                contradiction = markers.contradictory(&hidden, &again);
                 hidden = again;
             }
         }
     }
-    Err(contradiction.unwrap_or_else(|| Error::new(ErrorKind::InvalidLayer, "apply layer")))
+    Err(contradiction)
 }
 
 /// Applies the entries, and collects the markers.

@@ -65,10 +65,9 @@ impl<'a> Lower<'a> {
 /// Whether a parent's answer is the guessed one as far as that mattered: `Other` stands for anything that is there.
 pub(super) fn confirms(guess: &Answer, real: &Answer) -> bool {
     match guess {
-        Answer::Absent => *real == Answer::Absent,
+        Answer::Absent | Answer::Symlink(_) => guess == real,
         Answer::Directory(_) => matches!(real, Answer::Directory(_)),
         Answer::Other(_) => *real != Answer::Absent,
-        Answer::Symlink(_) => guess == real,
     }
 }
 

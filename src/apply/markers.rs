@@ -315,9 +315,7 @@ impl Applier<'_> {
             return if needed { self.opaque_child(name) } else { Ok(()) };
         }
         // Its name is the lower tree's alone: it is made with the attributes that it has there.
-        if !self.step(name) {
-            self.push(name, State::Lower)?;
-        }
+        self.push(name, State::Lower)?;
         self.make_way()?;
         let dir = self.modify()?;
         self.make_opaque(&dir, directory)

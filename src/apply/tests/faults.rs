@@ -1,10 +1,15 @@
 //! What no parser can find wrong, and a tree does: the message says which member, where it stands, its name, and the rule.
 
-use super::stack::{Stack, forms, runs};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::stack::{OVERLAY, PLAIN, Stack, forms, runs};
+use crate::apply::{Place, guess, settle};
 use crate::entry::{Attributes, Change, Chunk, Entry, EntryStream, Node};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
-use crate::progress::Context;
+use crate::progress::{Context, Reason};
+use crate::sys::test_support::{Child, Place as Where, mounting};
+use crate::sys::{Dir, Root, inode};
 use crate::tar::{Limits, Reader};
 use crate::testing::Layer;
 use crate::tree::Ids;
@@ -135,5 +140,104 @@ fn what_no_tar_can_say_is_refused_of_other_streams_too() {
             assert_eq!(error.kind(), ErrorKind::InvalidLayer, "{error}");
             assert!(error.to_string().ends_with(expected), "{error}");
         }
+    }
+}
+
+/// A stream that fails at once.
+struct Broken(ErrorKind);
+
+impl EntryStream for Broken {
+    fn next(&mut self) -> Result<Option<Entry>> {
+        Err(Error::new(self.0, "read layer"))
+    }
+
+    fn chunk(&mut self) -> Result<Option<Chunk<'_>>> {
+        Ok(None)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guess_is_given_up_for_the_layers_own_faults_alone() {
+    let guessed = |kind| {
+        let (tree, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut fresh = || Ok(Place { tree: Dir::open(tree.path())?, scratch: Dir::open(scratch.path())? });
+        guess(&mut fresh, forms()[0], &mut Broken(kind), Ids::Exact, &Context::default())
+    };
+    assert!(guessed(ErrorKind::InvalidLayer).unwrap().is_none());
+    assert_eq!(guessed(ErrorKind::Io).unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
+fn devices_are_left_out_and_reported_where_none_can_be_made() {
+    mounting(|place| {
+        let layer = Layer::new().file("there", "").char_device("there", 1, 3).block_device("new", 8, 0).hardlink("link", "there");
+        for form in forms() {
+            let mut stack = Stack::new(form);
+            let (_, report) = stack.apply_stream(&mut layer.stream().unwrap(), Ids::Exact).unwrap();
+            let refused: Vec<_> = report.skipped.iter().map(|skipped| (skipped.path.as_str(), &skipped.reason)).collect();
+            let (refuses, device) = match place {
+                Where::Root => (vec![], true),
+                Where::UserNamespace => (vec![("there", &Reason::DeviceRefused), ("new", &Reason::DeviceRefused)], false),
+            };
+            assert_eq!(refused, refuses, "{form:?}");
+            let found = |name: &str| std::fs::symlink_metadata(stack.top().join(name)).ok().map(|stat| !stat.is_file());
+            assert_eq!([found("there"), found("link"), found("new")], [Some(device), Some(device), device.then_some(true)]);
+        }
+    });
+}
+
+#[test]
+fn a_directory_that_shuts_its_owner_out_is_filled_all_the_same() {
+    let work = || {
+        let mut stack = Stack::new(PLAIN);
+        let layer = Layer::new().dir("", 0o755).dir("none", 0).mtime(7, 0).dir("read", 0o500).mtime(8, 0).dir("none/inner", 0o100);
+        let layer =
+            layer.file("other", "").file("none/inner/x", "").mode(0).file("read/x", "").file("none/y", "").dir("read", 0o400);
+        stack.apply_stream(&mut layer.stream().unwrap(), Ids::Squash).unwrap();
+        let mut found = Vec::new();
+        for name in ["none", "none/inner", "none/inner/x", "none/y", "read", "read/x"] {
+            let path = stack.top().join(name);
+            let stat = std::fs::symlink_metadata(&path).unwrap();
+            found.push((name, stat.mode() & 0o7777, stat.mtime()));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let usual = 1_000_000_000;
+        let expected = [
+            ("none", 0, 7),
+            ("none/inner", 0o100, usual),
+            ("none/inner/x", 0, usual),
+            ("none/y", 0o644, usual),
+            ("read", 0o400, usual),
+            ("read/x", 0o644, usual),
+        ];
+        assert_eq!(found, expected);
+
+        // A guess that is shut in like that cannot be put right.
+        let dir = |name: &str| Dir::open(stack.top().join(name));
+        let cx = Context::default();
+        let settles = |layer: &Layer, number: usize| {
+            let (tree, scratch) = (format!("tree{number}"), format!("scratch{number}"));
+            [&tree, &scratch].into_iter().for_each(|name| std::fs::create_dir(stack.top().join(name)).unwrap());
+            let mut fresh = || Ok(Place { tree: dir(&tree)?, scratch: dir(&scratch)? });
+            let mut applied = guess(&mut fresh, OVERLAY, &mut layer.stream().unwrap(), Ids::Squash, &cx).unwrap().unwrap();
+            let place = Place { tree: dir(&tree).unwrap(), scratch: dir(&scratch).unwrap() };
+            let lower = Root::new(dir("").unwrap());
+            let settled = settle(place, Some(&lower), OVERLAY, &mut applied, Ids::Squash, &cx).unwrap();
+            let shut = stack.top().join(tree).join("none");
+            std::fs::set_permissions(shut, std::fs::Permissions::from_mode(0o700)).unwrap();
+            settled
+        };
+        assert!(settles(&Layer::new().dir("none", 0o700).file("none/inner/z", ""), 1));
+        assert!(!settles(&Layer::new().dir("none", 0).file("none/inner/z", ""), 2));
+        Ok(String::new())
+    };
+    if inode::overrides_modes() {
+        Child { user: Some(65_534), sub_ids: None }.run(work).unwrap();
+    } else {
+        work().unwrap();
     }
 }

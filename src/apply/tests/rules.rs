@@ -57,6 +57,7 @@ fn the_rules_hold_in_both_forms() {
         ("the root", Layer::new().dir("", 0o710).owner(3, 4).mtime(-5, 6).xattr("user.root", "x")),
         ("devices", Layer::new().char_device("null", 1, 3).block_device("disk", 8, 0).mode(0o4755)),
         ("a device over a directory", Layer::new().char_device("d", 1, 3)),
+        ("a device over a file", Layer::new().block_device("a", 8, 0)),
     ]);
     check_each(layers.collect(), &base()).unwrap();
 }
@@ -130,6 +131,20 @@ fn layers() -> Vec<(&'static str, Layer)> {
         ("an explicit directory replaces the symlink from there on", l().file("lib/one", "").dir("lib", 0o700).file("lib/two", "")),
         ("symlinks of this layer", l().symlink("l", "usr/new/../made").file("l/x", "")),
         ("a detour is made", l().symlink("l", "one/../two/./three/../../four").file("l/x", "")),
+        ("a detour back to a detour", l().symlink("l", "one/../two/../one").file("l/x", "")),
+        (
+            "a detour through a name that no file system has",
+            l().symlink("l", format!("one/../{}/..", "n".repeat(256))).file("l/x", ""),
+        ),
+        ("deep, and back to the middle", l().file(format!("{}x", "d/".repeat(80)), "").file(format!("{}x", "d/".repeat(10)), "")),
+        (
+            "the last entry of a directory counts",
+            l().dir("n", 0o700).xattr("user.a", "1").file("a", "").dir("n", 0o711).xattr("user.b", "2"),
+        ),
+        (
+            "also of one that hides",
+            l().file("d", "").dir("d", 0o700).xattr("user.a", "1").file("a", "").dir("d", 0o711).file("d/low", "new"),
+        ),
         ("a failed detour is not", l().file("f", "").symlink("l", "one/../f").file("l/x", "")),
         ("a lower target leaves its group", l().hardlink("n", "a").hardlink("m", "a")),
         ("a target through a symlink", l().hardlink("n", "lib/x").hardlink("m", "/absolute/x")),
@@ -193,8 +208,14 @@ fn layers_that_mean_nothing_are_refused() {
         l().hardlink("a/x", "a"),
         l().file("", "x"),
         l().hardlink("n", "a").whiteout("a"),
+        l().hardlink("n", ""),
+        l().hardlink("n", "l".repeat(256)),
+        l().hardlink("", "a"),
+        l().dir(".wh..wh.plnk/d", 0o755).hardlink("n", ".wh..wh.plnk/d"),
+        // Each hides the way of the other.
+        l().whiteout("here/there").whiteout("there/here"),
     ] {
-        refuses(&[base(), layer]);
+        refuses(&[base().symlink("here", ".").symlink("there", "."), layer]);
     }
 }
 

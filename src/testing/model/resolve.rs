@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::path::EntryPath;
+use crate::path::{COMPONENT_MAX, EntryPath};
 use crate::testing::tree::{Inode, Kind, Tree};
 
 /// How many symlinks one resolution follows.
@@ -85,6 +85,10 @@ impl<'a> Way<'a> {
             if component == b".." {
                 here = here.parent().unwrap_or_default();
                 continue;
+            }
+            // No file system has such a name.
+            if component.len() > COMPONENT_MAX {
+                return None;
             }
             let next = join(&here, &component);
             match self.kind(&next) {
