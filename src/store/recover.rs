@@ -17,7 +17,6 @@ use crate::tree::TreeId;
 impl Store {
     /// Clears away what is left of crashes.
     pub(super) fn recover(&self) -> Result<()> {
-        self.delete_dead_ingests()?;
         for tree in self.end_dead_leases()? {
             // It is in the trash: what cannot be deleted now is no reason not to open the store.
             if let Err(error) = self.delete_trash_tree(tree) {

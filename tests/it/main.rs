@@ -42,6 +42,8 @@ mod power_cut;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod real;
 mod sandbox;
+#[cfg(feature = "testing")]
+mod scale;
 mod support;
 #[cfg(feature = "testing")]
 mod system_calls;

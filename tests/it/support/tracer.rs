@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 pub(crate) enum At {
     /// Nothing: they are counted.
     Nothing,
+    /// Nothing, and those that only read are counted too; not those about memory, which the allocator makes as it likes.
+    Everything,
     /// At the entry of the Nth call, from 0, the process is killed: the call is not made.
     Kill(usize),
     /// The Nth call is not made, and says this.
@@ -89,7 +91,7 @@ pub(crate) fn follow(child: &Child, at: At, watch: &mut dyn Watch) -> Traced {
                     }
                 } else {
                     let mut answer = None;
-                    if let Some(name) = entered(thread) {
+                    if let Some(name) = entered(thread, at == At::Everything) {
                         watch.entering(process);
                         let number = traced.calls.len();
                         traced.calls.push(name);
@@ -132,12 +134,14 @@ pub(crate) fn follow(child: &Child, at: At, watch: &mut dyn Watch) -> Traced {
 
 #[cfg(target_arch = "x86_64")]
 mod registers {
-    use super::{Errno, Pid, ptrace, state_changing};
+    use super::{Errno, Pid, ptrace, reading, state_changing};
 
-    /// The call that a thread is about to make, where it changes something.
-    pub(super) fn entered(thread: Pid) -> Option<&'static str> {
+    /// The call that a thread is about to make, where it changes something, or reads and that is asked for.
+    pub(super) fn entered(thread: Pid, also_reading: bool) -> Option<&'static str> {
         let registers = ptrace::getregs(thread).ok()?;
-        state_changing(registers.orig_rax.cast_signed(), [registers.rdi, registers.rsi, registers.rdx])
+        let number = registers.orig_rax.cast_signed();
+        let changing = state_changing(number, [registers.rdi, registers.rsi, registers.rdx]);
+        changing.or_else(|| if also_reading { reading(number) } else { None })
     }
 
     /// What the call that a thread comes back from answers; nothing where it was killed meanwhile.
@@ -163,7 +167,7 @@ mod registers {
 mod registers {
     use super::{Errno, Pid};
 
-    pub(super) fn entered(_: Pid) -> Option<&'static str> {
+    pub(super) fn entered(_: Pid, _: bool) -> Option<&'static str> {
         None
     }
     pub(super) fn answered(_: Pid) -> i64 {
@@ -201,4 +205,21 @@ fn state_changing(number: i64, arguments: [u64; 3]) -> Option<&'static str> {
         SYS_fsync SYS_fdatasync SYS_syncfs SYS_sync_file_range SYS_msync SYS_flock SYS_fcntl
         SYS_mount SYS_umount2 SYS_fsopen SYS_fsconfig SYS_fsmount SYS_move_mount SYS_open_tree SYS_mount_setattr
         SYS_chmod SYS_chown SYS_lchown SYS_rename SYS_link SYS_unlink SYS_mkdir SYS_rmdir SYS_symlink SYS_mknod)
+}
+
+/// The name of a call that asks a file system.
+#[cfg(target_arch = "x86_64")]
+fn reading(number: i64) -> Option<&'static str> {
+    macro_rules! calls {
+        ($($name:ident)*) => {
+            match number {
+                $(libc::$name => Some(stringify!($name).strip_prefix("SYS_").unwrap()),)*
+                _ => None,
+            }
+        };
+    }
+    calls!(SYS_open SYS_openat SYS_openat2 SYS_stat SYS_lstat SYS_fstat SYS_newfstatat SYS_statx SYS_fstatfs SYS_statfs
+        SYS_getdents SYS_getdents64 SYS_readlink SYS_readlinkat SYS_access SYS_faccessat SYS_faccessat2
+        SYS_getxattr SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr
+        SYS_read SYS_readv SYS_pread64 SYS_preadv SYS_fcntl SYS_lseek SYS_close)
 }
