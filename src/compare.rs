@@ -280,8 +280,8 @@ impl Walk<'_> {
         let (buffers, cx) = (&mut self.buffers, self.cx);
         let mut hash = ContentHash::default();
         let mut offset = 0;
-        let read = tree.open_file(name).and_then(|file| {
-            content::stream(&file, *size, buffers, &mut |bytes| {
+        let read = tree.open_file_stat(name).and_then(|(file, held)| {
+            content::stream(&file, &Stat { size: *size, ..held }, buffers, &mut |bytes| {
                 cx.check("check")?;
                 hash.write(offset, bytes);
                 offset = offset.saturating_add(bytes.len() as u64);

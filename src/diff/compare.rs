@@ -41,13 +41,13 @@ impl AsFd for Held {
 impl Leaf<'_> {
     /// Holds the inode; `None` where the name went away, or became something of another type.
     pub(super) fn hold(&self) -> Result<Option<(Held, Stat)>> {
-        let held = match self.stat.file_type {
-            FileType::RegularFile => self.dir.open_file(self.name).map(Held::File),
-            _ => self.dir.child_path_fd(self.name).map(Held::Other),
-        };
-        let Some(held) = unless_gone(held)? else { return Ok(None) };
+        if self.stat.is_file() {
+            let opened = unless_gone(self.dir.open_file_stat(self.name))?;
+            return Ok(opened.map(|(file, stat)| (Held::File(file), stat)));
+        }
+        let Some(held) = unless_gone(self.dir.child_path_fd(self.name))? else { return Ok(None) };
         let stat = inode::stat(&held)?;
-        Ok((stat.file_type == self.stat.file_type).then_some((held, stat)))
+        Ok((stat.file_type == self.stat.file_type).then_some((Held::Other(held), stat)))
     }
 
     /// The target of a symlink; `None` where there is none any more.
@@ -65,11 +65,16 @@ pub(super) fn same(here: &Leaf<'_>, below: &Leaf<'_>, buffers: &mut Buffers, cx:
         return Ok(false);
     }
     let (Some((one, stat)), Some((other, other_stat))) = (here.hold()?, below.hold()?) else { return Ok(false) };
-    if !same_stat(&stat, &other_stat) || seen::read(&one, here.form)?.attributes != seen::read(&other, below.form)?.attributes {
+    if !same_stat(&stat, &other_stat)
+        || seen::read_with(&one, &stat, here.form)?.attributes != seen::read_with(&other, &other_stat, below.form)?.attributes
+    {
         return Ok(false);
     }
     match (&one, &other) {
-        (Held::File(one), Held::File(other)) if stat.size > 0 => content::same(one, other, buffers, &mut || cx.check("diff")),
+        // Of one size, as both were opened.
+        (Held::File(one), Held::File(other)) if stat.size > 0 => {
+            content::same(one, other, stat.size, buffers, &mut || cx.check("diff"))
+        }
         _ => Ok(true),
     }
 }

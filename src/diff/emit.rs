@@ -77,7 +77,7 @@ impl<'a> Emit<'a> {
         let Pair { path, side, here, .. } = pair;
         let Some((held, stat)) = here.hold()? else { return Ok(()) };
         let key = (*side, inode(&stat));
-        let seen = seen::read(&held, here.form)?;
+        let seen = seen::read_with(&held, &stat, here.form)?;
         let grouped = stat.nlink > 1;
         if grouped && let Some(target) = self.first.get(&key) {
             // What the inode lacks was reported with its first name. Its attributes are said again, because other tools set them again.
@@ -95,7 +95,7 @@ impl<'a> Emit<'a> {
             return Ok(());
         }
         let (out, cx) = (&mut *self.out, self.cx);
-        let changed = content::stream(file, stat.size, &mut self.buffers, &mut |bytes| {
+        let changed = content::stream(file, &stat, &mut self.buffers, &mut |bytes| {
             cx.check("diff")?;
             cx.progress().bytes(bytes.len() as u64);
             out.data(bytes)

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use crate::entry::{Attributes, Xattrs};
 use crate::error::Result;
-use crate::sys::inode;
+use crate::sys::{Stat, inode, xattr};
 use crate::whiteout::XattrStyle;
 
 /// How a directory keeps its tree.
@@ -28,7 +28,24 @@ pub(crate) struct Seen {
 
 /// Reads what an inode carries.
 pub(crate) fn read(fd: impl AsFd, form: Form) -> Result<Seen> {
-    Ok(see(inode::attributes(fd)?, form))
+    let stat = inode::stat(&fd)?;
+    read_with(fd, &stat, form)
+}
+
+/// The same of an inode that was described already.
+pub(super) fn read_with(fd: impl AsFd, stat: &Stat, form: Form) -> Result<Seen> {
+    // Every copied-up file says where it came from: that is not even read.
+    let counts = |name: &[u8]| plain_name(name, form).is_some_and(|name| !matches!(fate(&name), Fate::Foreign));
+    let &Stat { mode, uid, gid, mtime, .. } = stat;
+    Ok(see(Attributes { mode, uid, gid, mtime, xattrs: xattr::those(fd, &counts)? }, form))
+}
+
+/// The name of an attribute as the container sees it; `None` for overlayfs's own.
+fn plain_name(name: &[u8], form: Form) -> Option<Vec<u8>> {
+    match form {
+        Form::Plain => Some(name.to_vec()),
+        Form::Overlay(style) => style.unescape(name),
+    }
 }
 
 /// Turns attributes as they stand on the disk into those that the container sees. For [`Form::Plain`] doing it again changes nothing.
@@ -36,13 +53,7 @@ pub(crate) fn see(attributes: Attributes, form: Form) -> Seen {
     let mut xattrs = Xattrs::new();
     let mut left_out = Vec::new();
     for (name, value) in attributes.xattrs {
-        let name = match form {
-            Form::Plain => name,
-            Form::Overlay(style) => match style.unescape(&name) {
-                Some(name) => name,
-                None => continue,
-            },
-        };
+        let Some(name) = plain_name(&name, form) else { continue };
         match fate(&name) {
             Fate::Kept => {
                 let value = if name == b"security.capability" { plain_capability(value) } else { value };

@@ -1,11 +1,12 @@
 //! `diff`: a snapshot's changes as a layer, with both digests from one pass.
 //!
 //! What the changes are is the backend's; how an archive says them is `tar`'s. Here the streams are put together: changes, archive,
-//! diff id, compression, digest.
+//! diff id, compression, digest. Where the store may use several threads, the trees are read in one and the archive is hashed,
+//! compressed and written in another.
 
 use std::io::{self, BufWriter, Write};
 
-use super::{Store, no_snapshot};
+use super::{Store, no_snapshot, pipe};
 use crate::backend::Roots;
 use crate::compression::{Compression, Encoder};
 use crate::descriptor::{Descriptor, MediaType};
@@ -13,10 +14,13 @@ use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::entry::{Attributes, Change, Entry, EntrySink, Node, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{SnapshotRow, TreeState};
+use crate::parallel::Parallelism;
 use crate::path::EntryPath;
 use crate::progress::{Context, Report};
 use crate::snapshot::Kind;
 use crate::tar;
+
+const WRITE: &str = "write layer";
 
 /// How much is handed to the caller's writer, or to the digest, at a time.
 const BUFFER: usize = 128 * 1024;
@@ -111,23 +115,24 @@ impl Store {
         cx: &Context<'_>,
     ) -> Result<DiffOutcome> {
         // Any level is checked before the snapshot is looked at.
-        let compressed = Hashing::new(BufWriter::with_capacity(BUFFER, writer), options.algorithm);
-        let encoder = Encoder::new(compressed, options.compression, options.level)?.parallel(self.parallelism());
-        // Headers are written one by one; the digest takes them together.
-        let plain = BufWriter::with_capacity(BUFFER, Hashing::new(encoder, options.algorithm));
-        let mut archive = tar::Writer::new(plain);
-        if let Some(seconds) = options.clamp_mtime {
-            archive = archive.clamp_mtime(seconds);
-        }
-
-        let row = self.stream_changes("diff", name, &mut archive, cx)?;
-
-        let fail = |error: io::Error| Error::io("write layer", error);
-        let plain = archive.finish()?.into_inner().map_err(|error| fail(error.into_error()))?;
+        let is_compressed = options.compression != Compression::None;
+        let compressed = Hashing::new(BufWriter::with_capacity(BUFFER, writer), is_compressed.then_some(options.algorithm));
+        let (walks_ahead, parallelism) = threads(options.compression, self.parallelism());
+        let encoder = Encoder::new(compressed, options.compression, options.level)?.parallel(parallelism);
+        let mut plain = Hashing::new(encoder, Some(options.algorithm));
+        let write = |out: &mut dyn Write| self.write_archive(name, options.clamp_mtime, out, cx);
+        let row = match walks_ahead {
+            true => pipe::overlap(write, |bytes| plain.write_all(bytes), WRITE)?,
+            false => write(&mut plain)?,
+        };
         let (encoder, diff_id, _) = plain.finish();
         let (mut writer, digest, size) = encoder.finish()?.finish();
-        writer.flush().map_err(fail)?;
+        writer.flush().map_err(|error| Error::io(WRITE, error))?;
 
+        // One digest for the same bytes.
+        let (Some(diff_id), Some(digest)) = (diff_id.clone(), digest.or(diff_id)) else {
+            return Err(Error::new(ErrorKind::Io, WRITE));
+        };
         let diff_id = DiffId(diff_id);
         let is_canonical = options.clamp_mtime.is_none() && options.algorithm == Algorithm::default();
         if row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical {
@@ -144,6 +149,18 @@ impl Store {
         }
         let descriptor = Descriptor::new(media_type(options.compression), digest, size);
         Ok(DiffOutcome { descriptor, diff_id, report: cx.take_report() })
+    }
+
+    /// Writes a snapshot's changes as an archive.
+    fn write_archive(&self, name: &str, clamp_mtime: Option<i64>, out: &mut dyn Write, cx: &Context<'_>) -> Result<SnapshotRow> {
+        // Headers are written one by one; the digest takes them together.
+        let mut archive = tar::Writer::new(BufWriter::with_capacity(BUFFER, out));
+        if let Some(seconds) = clamp_mtime {
+            archive = archive.clamp_mtime(seconds);
+        }
+        let row = self.stream_changes("diff", name, &mut archive, cx)?;
+        archive.finish()?.flush().map_err(|error| Error::io(WRITE, error))?;
+        Ok(row)
     }
 
     /// Has the backend stream a snapshot's changes to `out`.
@@ -186,6 +203,16 @@ impl Store {
     }
 }
 
+/// Whether the trees are read in a thread of their own, and what is left for compressing. gzip keeps two threads busy by itself, and
+/// reads between its blocks.
+fn threads(compression: Compression, parallelism: Parallelism) -> (bool, Parallelism) {
+    let alone = if compression == Compression::Gzip { 2 } else { 1 };
+    match parallelism.get() > alone {
+        true => (true, Parallelism::new(parallelism.get().saturating_sub(1))),
+        false => (false, parallelism),
+    }
+}
+
 fn root_alone(lower: Option<&Attributes>, upper: &Attributes, out: &mut dyn EntrySink) -> Result<()> {
     let implied = Attributes::implied();
     if lower.unwrap_or(&implied) == upper {
@@ -203,27 +230,29 @@ fn media_type(compression: Compression) -> &'static str {
     }
 }
 
-/// Hashes and counts what passes to a writer.
+/// Counts what passes to a writer, and hashes it where that is asked for.
 struct Hashing<W> {
     inner: W,
-    hasher: Hasher,
+    hasher: Option<Hasher>,
     count: u64,
 }
 
 impl<W> Hashing<W> {
-    fn new(inner: W, algorithm: Algorithm) -> Self {
-        Self { inner, hasher: Hasher::new(algorithm), count: 0 }
+    fn new(inner: W, algorithm: Option<Algorithm>) -> Self {
+        Self { inner, hasher: algorithm.map(Hasher::new), count: 0 }
     }
 
-    fn finish(self) -> (W, Digest, u64) {
-        (self.inner, self.hasher.finish(), self.count)
+    fn finish(self) -> (W, Option<Digest>, u64) {
+        (self.inner, self.hasher.map(Hasher::finish), self.count)
     }
 }
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes.get(..count).unwrap_or_default());
+        }
         self.count = self.count.saturating_add(count as u64);
         Ok(count)
     }

@@ -379,12 +379,13 @@ impl Store {
                 return Ok(Written { descriptor, diff_id: diff_id.clone() });
             }
         }
-        let mut blob = layout.new_blob(Algorithm::default())?;
+        let mut blob = layout.new_blob_unhashed(Algorithm::default())?;
         let mut how = DiffOptions::default().compression(options.compression);
         (how.level, how.clamp_mtime) = (options.level, options.clamp_mtime);
         let outcome = self.diff(&row.name, &mut blob, &how, cx)?;
         report.merge(outcome.report);
-        let (digest, size) = blob.finish()?;
+        let digest = outcome.descriptor.digest;
+        let size = blob.name(&digest)?;
         Ok(Written { descriptor: Descriptor::new(layer_type(options.compression), digest, size), diff_id: outcome.diff_id })
     }
 }

@@ -37,7 +37,8 @@ pub(crate) struct NewBlob {
     file: File,
     /// On the same description as `file`: held until both are closed.
     _alive: Flock,
-    hasher: Hasher,
+    /// None where whoever writes it knows its digest.
+    hasher: Option<Hasher>,
     size: u64,
     is_named: bool,
 }
@@ -75,6 +76,15 @@ impl LayoutWriter {
 
     /// Begins a blob of whatever digest.
     pub(crate) fn new_blob(&self, algorithm: Algorithm) -> Result<NewBlob> {
+        self.begin(algorithm, Some(Hasher::new(algorithm)))
+    }
+
+    /// The same for who computes the digest anyway: it is [named](NewBlob::name) by that.
+    pub(crate) fn new_blob_unhashed(&self, algorithm: Algorithm) -> Result<NewBlob> {
+        self.begin(algorithm, None)
+    }
+
+    fn begin(&self, algorithm: Algorithm, hasher: Option<Hasher>) -> Result<NewBlob> {
         let directory = self.directory_of(algorithm)?;
         let mut number = 0u64;
         loop {
@@ -86,7 +96,6 @@ impl LayoutWriter {
             };
             // Somebody who sweeps may have come between: then the name is gone, or about to go.
             if let Some(alive) = claim(&directory, &name, &file)? {
-                let hasher = Hasher::new(algorithm);
                 return Ok(NewBlob { directory, name, file, _alive: alive, hasher, size: 0, is_named: false });
             }
         }
@@ -198,7 +207,9 @@ fn entry(manifest: &Descriptor, platform: Option<&Platform>, reference: Option<&
 impl Write for NewBlob {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes.get(..count).unwrap_or_default());
+        }
         self.size = self.size.saturating_add(count as u64);
         Ok(count)
     }
@@ -209,15 +220,22 @@ impl Write for NewBlob {
 }
 
 impl NewBlob {
-    /// Names the blob by its digest. Durable when it returns.
+    /// Names the blob by its digest, as it was computed here. Durable when it returns.
     pub(crate) fn finish(mut self) -> Result<(Digest, u64)> {
-        let digest = self.hasher.clone().finish();
+        let hasher = self.hasher.take().ok_or_else(|| Error::new(ErrorKind::InvalidArgument, OP))?;
+        let digest = hasher.finish();
+        let size = self.name(&digest)?;
+        Ok((digest, size))
+    }
+
+    /// Names the blob by this digest, which was computed over the same bytes, and gives its size. Durable when it returns.
+    pub(crate) fn name(mut self, digest: &Digest) -> Result<u64> {
         inode::set_mode(&self.file, 0o644)?;
         durable::sync(&self.file)?;
         self.directory.rename(&self.name, &self.directory, digest.to_hex().as_bytes())?;
         self.is_named = true;
         self.directory.sync()?;
-        Ok((digest, self.size))
+        Ok(self.size)
     }
 }
 

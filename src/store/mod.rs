@@ -28,6 +28,7 @@ mod mounts;
 mod open;
 mod orphans;
 mod parent;
+mod pipe;
 mod prepare;
 mod recover;
 mod remove;

@@ -8,7 +8,7 @@ use std::fs::File;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::{describe, inode};
+use super::{Stat, describe, inode};
 use crate::error::{Error, Result};
 
 /// How much is read at once.
@@ -24,12 +24,14 @@ pub(crate) struct Buffers {
 /// Zeros to stand for holes.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// Whether two regular files hold the same bytes. `check` is asked between blocks and may end it.
-pub(crate) fn same(one: &File, other: &File, buffers: &mut Buffers, check: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
-    let size = inode::stat(one)?.size;
-    if inode::stat(other)?.size != size {
-        return Ok(false);
-    }
+/// Whether two regular files, of `size` bytes both, hold the same bytes. `check` is asked between blocks and may end it.
+pub(crate) fn same(
+    one: &File,
+    other: &File,
+    size: u64,
+    buffers: &mut Buffers,
+    check: &mut dyn FnMut() -> Result<()>,
+) -> Result<bool> {
     let block = usize::try_from(size).unwrap_or(BLOCK).min(BLOCK);
     for buffer in [&mut buffers.one, &mut buffers.other] {
         if buffer.len() < block {
@@ -57,15 +59,30 @@ pub(crate) fn same(one: &File, other: &File, buffers: &mut Buffers, check: &mut 
     Ok(true)
 }
 
-/// Hands exactly `size` bytes of a file to `take`: what is a hole, or stands beyond the file's end, as zeros. Says whether the file
-/// had another size at the end than this.
-pub(crate) fn stream(file: &File, size: u64, buffers: &mut Buffers, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+/// Hands as many bytes of a file to `take` as it was described with: what is a hole, or stands beyond the file's end, as zeros. Says
+/// whether the file had another size at the end than this.
+pub(crate) fn stream(file: &File, stat: &Stat, buffers: &mut Buffers, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
+    let size = stat.size;
     let block = usize::try_from(size).unwrap_or(BLOCK).min(BLOCK);
-    if buffers.one.len() < block {
-        buffers.one.resize(block, 0);
+    // One byte more than a file that fits has: reading it shows its end as well.
+    if buffers.one.len() <= block {
+        buffers.one.resize(block.saturating_add(1), 0);
     }
     // A file that has all its blocks has no holes worth asking for.
-    let sparse = inode::stat(file)?.blocks.saturating_mul(512) < size;
+    let sparse = stat.blocks.saturating_mul(512) < size;
+    if !sparse
+        && size <= BLOCK as u64
+        && let Some(buffer) = buffers.one.get_mut(..block.saturating_add(1))
+    {
+        let mut got = read_once(file, buffer, 0)?;
+        if got != block {
+            got = got.saturating_add(read_at(file, buffer.get_mut(got..).unwrap_or_default(), got as u64)?);
+        }
+        let held = got.min(block);
+        take_some(buffer.get(..held).unwrap_or_default(), take)?;
+        zeros(size.saturating_sub(held as u64), take)?;
+        return Ok(got != block);
+    }
     let mut offset = 0;
     while offset < size {
         let end = if sparse {
@@ -93,6 +110,10 @@ pub(crate) fn stream(file: &File, size: u64, buffers: &mut Buffers, take: &mut d
     }
     zeros(size.saturating_sub(offset), take)?;
     Ok(inode::stat(file)?.size != size)
+}
+
+fn take_some(bytes: &[u8], take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    if bytes.is_empty() { Ok(()) } else { take(bytes) }
 }
 
 /// Where data begins at or after an offset, and where it ends; `None` where only a hole follows. A file system that does not know says
@@ -127,14 +148,22 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
     while let Some(rest) = buffer.get_mut(filled..)
         && !rest.is_empty()
     {
-        match rustix::io::pread(file, rest, offset.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(count) => filled = filled.saturating_add(count),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(failed("pread", error, file)),
+        match read_once(file, rest, offset.saturating_add(filled as u64))? {
+            0 => break,
+            count => filled = filled.saturating_add(count),
         }
     }
     Ok(filled)
+}
+
+/// Reads what the file system gives at once: of a local one fewer bytes than there is room for only at the file's end.
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    loop {
+        match rustix::io::pread(file, &mut *buffer, offset) {
+            Err(Errno::INTR) => {}
+            done => return done.map_err(|error| failed("pread", error, file)),
+        }
+    }
 }
 
 fn failed(op: &'static str, error: Errno, file: &File) -> Error {
@@ -154,7 +183,8 @@ mod tests {
 
     fn streamed(file: &File, size: u64) -> (Vec<u8>, bool) {
         let mut all = Vec::new();
-        let changed = stream(file, size, &mut Buffers::default(), &mut |bytes| {
+        let stat = Stat { size, ..inode::stat(file).unwrap() };
+        let changed = stream(file, &stat, &mut Buffers::default(), &mut |bytes| {
             assert!(!bytes.is_empty());
             all.extend_from_slice(bytes);
             Ok(())
@@ -173,7 +203,7 @@ mod tests {
         });
         let shorter = file(|file| file.set_len(size - 1).unwrap());
         let mut buffers = Buffers::default();
-        let mut same = |a: &File, b: &File| same(a, b, &mut buffers, &mut || Ok(())).unwrap();
+        let mut same = |a: &File, b: &File| same(a, b, size, &mut buffers, &mut || Ok(())).unwrap();
         assert!(same(&holes, &zeros));
         assert!(!same(&holes, &last));
         assert!(!same(&holes, &shorter));

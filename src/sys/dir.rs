@@ -125,20 +125,26 @@ impl Dir {
 
     /// Opens a regular file for reading; anything else is refused, and no FIFO or device is touched.
     pub(crate) fn open_file(&self, name: &[u8]) -> Result<File> {
+        self.open_regular(name, OFlags::RDONLY).map(|(file, _)| file)
+    }
+
+    /// The same, with what was known of it when it was opened.
+    pub(crate) fn open_file_stat(&self, name: &[u8]) -> Result<(File, Stat)> {
         self.open_regular(name, OFlags::RDONLY)
     }
 
     /// The same for reading and writing.
     pub(crate) fn open_file_rw(&self, name: &[u8]) -> Result<File> {
-        self.open_regular(name, OFlags::RDWR)
+        self.open_regular(name, OFlags::RDWR).map(|(file, _)| file)
     }
 
-    fn open_regular(&self, name: &[u8], access: OFlags) -> Result<File> {
+    fn open_regular(&self, name: &[u8], access: OFlags) -> Result<(File, Stat)> {
         // Held and looked at before it is opened, and then opened by what is held: opening a device or a FIFO has effects, and the name
         // may lead elsewhere by then.
         let held = self.child_path_fd(name)?;
-        if super::inode::stat(&held)?.is_file() {
-            super::inode::open_held(&held, access).map(File::from)
+        let stat = super::inode::stat(&held)?;
+        if stat.is_file() {
+            super::inode::open_held(&held, access).map(|fd| (File::from(fd), stat))
         } else {
             Err(self.failed("openat", Errno::NXIO, name).because("it is no regular file"))
         }

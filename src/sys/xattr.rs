@@ -62,9 +62,14 @@ pub(crate) fn get(fd: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>> {
 
 /// All names with their values. An attribute that goes away meanwhile is left out.
 pub(crate) fn all(fd: impl AsFd) -> Result<Xattrs> {
+    those(fd, &|_| true)
+}
+
+/// The same of the names that are wanted.
+pub(crate) fn those(fd: impl AsFd, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Xattrs> {
     let fd = fd.as_fd();
     let mut all = Xattrs::new();
-    for name in list(fd)? {
+    for name in list(fd)?.into_iter().filter(|name| wanted(name)) {
         if let Some(value) = get(fd, &name)? {
             all.insert(name, value);
         }

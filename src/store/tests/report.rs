@@ -70,11 +70,11 @@ kinds! {
     }),
     IdSquashed => Case { in_namespace: true, ..case("f", |real, caller| real.import(&Layer::new().file("f", "").owner(5, 6), caller)) },
     ChangedWhileRead => case("f", |real, caller| {
-        real.diff(&Grow(real.mnt("f")), caller, |root| fs::write(root.join("f"), [1; 1000]).unwrap())
+        real.diff(&Grow(real.mnt("f")), caller, |root| fs::write(root.join("f"), vec![1; 1_000_000]).unwrap())
     }),
 }
 
-/// A container that writes while it is read.
+/// A container that writes while it is read: a file that one reading does not take whole.
 struct Grow(PathBuf);
 
 impl Progress for Grow {
