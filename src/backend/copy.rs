@@ -15,10 +15,11 @@ use crate::diff::{self, Sides, Upper, seen};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, Mount};
+use crate::parallel::Parallelism;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
-use crate::sys::copy::copy_tree;
+use crate::sys::copy::{SharedCheck, copy_tree};
 use crate::sys::durable::SyncPoint;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
@@ -37,13 +38,20 @@ const SCRATCH: &[u8] = b"work";
 pub struct Copy {
     base: Base,
     style: XattrStyle,
+    parallelism: Parallelism,
 }
 
 impl Copy {
     /// Keeps trees in a directory, which should be empty or of this backend. `style` says whose attributes an overlay store of this
     /// process would speak, and so which ones layers may set: `Trusted` for root, `User` in a user namespace.
     pub const fn new(base: Base, style: XattrStyle) -> Self {
-        Self { base, style }
+        Self { base, style, parallelism: Parallelism::ONE }
+    }
+
+    /// Copies by so many threads; by one by default.
+    #[must_use]
+    pub fn parallelism(self, parallelism: Parallelism) -> Self {
+        Self { parallelism, ..self }
     }
 
     fn trees(&self) -> Result<Dir> {
@@ -78,11 +86,11 @@ impl Copy {
     }
 
     /// A fresh tree that is what its parent is; its root too.
-    fn copy_of(&self, tree: TreeId, chain: &[TreeId], check: &mut dyn FnMut() -> Result<()>) -> Result<(Dir, Dir)> {
+    fn copy_of(&self, tree: TreeId, chain: &[TreeId], check: SharedCheck<'_>) -> Result<(Dir, Dir)> {
         let own = self.fresh(tree)?;
         let fs = own.mkdir_open(FS, 0o755)?;
         match chain.first() {
-            Some(&parent) => copy_tree(&self.fs(parent)?, &fs, check)?,
+            Some(&parent) => copy_tree(&self.fs(parent)?, &fs, self.parallelism, check)?,
             // Nothing of the directory above leaks into it; whose it is comes later.
             None => {
                 let (uid, gid) = inode::creator();
@@ -107,7 +115,7 @@ impl Copy {
     fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
         let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
         let mut fresh = || {
-            let (own, fs) = self.copy_of(tree, chain, &mut || cx.check("apply layer"))?;
+            let (own, fs) = self.copy_of(tree, chain, &|| cx.check("apply layer"))?;
             Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
         };
         let form = apply::Form::Plain { style: self.style };
@@ -140,7 +148,7 @@ impl Backend for Copy {
 
     fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
         let make = || {
-            let (own, fs) = self.copy_of(tree, chain, &mut || Ok(()))?;
+            let (own, fs) = self.copy_of(tree, chain, &|| Ok(()))?;
             // What the file system refuses of a root's attributes was reported when they came in.
             dress(&fs, root).map(|_| (own, fs))
         };

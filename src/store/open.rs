@@ -207,7 +207,7 @@ fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Sto
         let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
         if metadata.is_made()? {
             let row = metadata.read()?.store()?;
-            let found = Found::again(&options.backend, &row, path, home.directory(TREES)?)?;
+            let found = Found::again(options, &row, path, home.directory(TREES)?)?;
             return assemble(&home, path, options, metadata, found).map(Some);
         }
         if !home.alone {
@@ -243,7 +243,7 @@ fn check_file_system(home: &Home, path: &Path) -> Result<()> {
 /// Makes a store in a directory that is held alone. The backend is found before there is a database: most of what can fail does so
 /// there.
 fn make(home: &Home, path: &Path, options: &StoreOptions) -> Result<Store> {
-    let found = Found::make(&options.backend, path, home.directory(TREES)?)?;
+    let found = Found::make(options, path, home.directory(TREES)?)?;
     let row = StoreRow {
         backend: found.backend.name().to_owned(),
         style: found.style.clone(),
@@ -285,18 +285,19 @@ struct Found {
 
 impl Found {
     /// For a new store.
-    fn make(choice: &BackendChoice, path: &Path, trees: Dir) -> Result<Self> {
-        let wanted = match choice {
+    fn make(options: &StoreOptions, path: &Path, trees: Dir) -> Result<Self> {
+        let wanted = match &options.backend {
             BackendChoice::Custom(backend) => return Ok(Self::custom(backend)),
             BackendChoice::Auto => Wanted::Auto,
             BackendChoice::Overlay => Wanted::Overlay,
             BackendChoice::Copy => Wanted::Copy,
         };
-        probe::choose(wanted, &path.join(TREES), trees).map(Self::from)
+        probe::choose(wanted, &path.join(TREES), trees, options.parallelism).map(Self::from)
     }
 
     /// For a store that is there.
-    fn again(choice: &BackendChoice, row: &StoreRow, path: &Path, trees: Dir) -> Result<Self> {
+    fn again(options: &StoreOptions, row: &StoreRow, path: &Path, trees: Dir) -> Result<Self> {
+        let choice = &options.backend;
         let named = match choice {
             BackendChoice::Auto => row.backend.as_str(),
             BackendChoice::Overlay => "overlay",
@@ -311,7 +312,7 @@ impl Found {
         }
         match choice {
             BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
-            _ => probe::reopen(&row.backend, &row.style, &path.join(TREES), trees).map(Self::from),
+            _ => probe::reopen(&row.backend, &row.style, &path.join(TREES), trees, options.parallelism).map(Self::from),
         }
     }
 

@@ -5,7 +5,8 @@
 //! stands in leaks into it: neither the umask nor set-gid nor default ACLs. The access time of everything is its mtime. Making it
 //! durable is the caller's.
 
-use std::collections::HashMap;
+mod subtrees;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -13,9 +14,12 @@ use rustix::io::Errno;
 
 use super::content::next_data;
 use super::descent::unless_gone;
-use super::{Descent, Dir, FileType, Root, Stat, describe, inode, xattr};
+use super::{Descent, Dir, DirEntry, FileType, Root, Stat, describe, inode, xattr};
 use crate::error::{Error, Result};
+use crate::parallel::Parallelism;
 use crate::path::EntryPath;
+pub(crate) use subtrees::SharedCheck;
+use subtrees::{Named, Shared, Subtree};
 
 /// How much the kernel copies between two checks.
 const STRETCH: u64 = 64 << 20;
@@ -23,37 +27,32 @@ const STRETCH: u64 = 64 << 20;
 /// Asked between two steps; its error ends the work.
 pub(crate) type Check<'a> = &'a mut dyn FnMut() -> Result<()>;
 
+/// Which inode a name of the original stands for.
+type Key = ((u32, u32), u64);
+
 /// Copies what is in one directory into another, which is empty, and gives that one the attributes of the first. A name that goes away
-/// meanwhile is left out. On an error a part of the copy is left: it is the caller's to remove.
-pub(crate) fn copy_tree(from: &Dir, to: &Dir, check: Check<'_>) -> Result<()> {
-    let root = inode::stat(from)?;
+/// meanwhile is left out. By so many threads, which have ended when it returns; the copy does not depend on their number. On an error a
+/// part of the copy is left: it is the caller's to remove.
+pub(crate) fn copy_tree(from: &Dir, to: &Dir, parallelism: Parallelism, check: SharedCheck<'_>) -> Result<()> {
     // Else every inode below would begin with it.
     xattr::remove(to, b"system.posix_acl_default")?;
-    let mut copy = Copy {
-        from: Descent::new(from.try_clone()?)?,
-        to: Descent::new(to.try_clone()?)?,
-        root: Root::new(to.try_clone()?),
-        path: EntryPath::ROOT,
-        first: HashMap::new(),
-        data: DataCopier::default(),
+    let top = Subtree { from: from.try_clone()?, to: to.try_clone()?, path: EntryPath::ROOT };
+    let shared = Shared::new(Root::new(to.try_clone()?), top, check);
+    let work = || {
+        // What the file system refused once is not tried again by the same thread.
+        let mut data = DataCopier::default();
+        shared.work(&mut |subtree| Copy::new(&shared, subtree, &mut data)?.run());
     };
-    let mut frames = vec![Frame { names: names(from)?.into_iter(), stat: root }];
-    while let Some(frame) = frames.last_mut() {
-        check()?;
-        match frame.names.next() {
-            Some(name) => {
-                if let Some(frame) = copy.name(&name, check)? {
-                    frames.push(frame);
-                }
-            }
-            None => {
-                let stat = frame.stat;
-                frames.pop();
-                copy.close(&stat)?;
+    std::thread::scope(|scope| {
+        for _ in 1..parallelism.get() {
+            if std::thread::Builder::new().name("plywood-copy".to_owned()).spawn_scoped(scope, work).is_err() {
+                // With fewer threads it takes longer.
+                break;
             }
         }
-    }
-    Ok(())
+        work();
+    });
+    shared.into_result()
 }
 
 /// Gives `to`, which is empty, the content and size of `from`, holes kept.
@@ -63,27 +62,26 @@ pub(crate) fn copy_data(from: &File, to: &File, check: Check<'_>) -> Result<()> 
 
 /// A directory that is being copied.
 struct Frame {
-    names: std::vec::IntoIter<Box<[u8]>>,
+    names: std::vec::IntoIter<DirEntry>,
     /// What it was when it was entered: its attributes are set when it is complete.
     stat: Stat,
 }
 
-struct Copy {
+/// One thread's work on one subtree.
+struct Copy<'a> {
+    shared: &'a Shared<'a>,
     from: Descent,
     to: Descent,
-    /// The copy, to look names of hardlink groups up in.
-    root: Root,
     path: EntryPath,
-    /// Where the first name of an inode with several names was copied to, and how many are still to come.
-    first: HashMap<((u32, u32), u64), (EntryPath, u32)>,
-    data: DataCopier,
+    data: &'a mut DataCopier,
+    creator: (u32, u32),
 }
 
-fn names(dir: &Dir) -> Result<Vec<Box<[u8]>>> {
+fn names(dir: &Dir) -> Result<Vec<DirEntry>> {
     let mut names = Vec::new();
     for entry in dir.entries()? {
         match entry {
-            Ok(entry) => names.push(entry.name),
+            Ok(entry) => names.push(entry),
             // Somebody removed the directory that is being read.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => break,
             Err(error) => return Err(error),
@@ -92,53 +90,81 @@ fn names(dir: &Dir) -> Result<Vec<Box<[u8]>>> {
     Ok(names)
 }
 
-impl Copy {
-    /// Copies one name of the current directory. A directory is entered and left open.
-    fn name(&mut self, name: &[u8], check: Check<'_>) -> Result<Option<Frame>> {
+impl<'a> Copy<'a> {
+    fn new(shared: &'a Shared<'a>, subtree: Subtree, data: &'a mut DataCopier) -> Result<Self> {
+        let Subtree { from, to, path } = subtree;
+        let (from, to) = (Descent::new(from)?, Descent::new(to)?);
+        Ok(Self { shared, from, to, path, data, creator: inode::creator() })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut frames: Vec<Frame> = self.frame()?.into_iter().collect();
+        while let Some(frame) = frames.last_mut() {
+            self.shared.check()?;
+            match frame.names.next() {
+                Some(entry) => {
+                    if let Some(frame) = self.name(&entry)? {
+                        frames.push(frame);
+                    }
+                }
+                None => {
+                    let stat = frame.stat;
+                    frames.pop();
+                    self.close(&stat)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one name of the current directory. A directory is entered and left open, or given away.
+    fn name(&mut self, DirEntry { name, file_type }: &DirEntry) -> Result<Option<Frame>> {
+        match file_type {
+            FileType::Directory => return self.enter(name),
+            FileType::RegularFile => return self.file(name).map(|()| None),
+            _ => {}
+        }
         let found = match self.from.here()? {
             Some(from) => from.stat(name)?,
             None => None,
         };
         let Some(stat) = found else { return Ok(None) };
-        if stat.is_dir() {
-            return self.enter(name);
+        match stat.file_type {
+            FileType::Directory => self.enter(name),
+            FileType::RegularFile => self.file(name).map(|()| None),
+            _ => self.grouped(name, &stat, |copy| copy.leaf(name, &stat)).map(|()| None),
         }
-        if stat.nlink > 1 && self.link(name, &stat)? {
-            return Ok(None);
+    }
+
+    /// Copies an inode with `copy`, or makes a link where it is copied already.
+    fn grouped(&mut self, name: &[u8], stat: &Stat, copy: impl FnOnce(&mut Self) -> Result<bool>) -> Result<()> {
+        if stat.nlink < 2 {
+            return copy(self).map(drop);
         }
-        let (Some(from), Some(to)) = (self.from.here()?, self.to.here()?) else { return Ok(None) };
-        let copied = match stat.file_type {
-            FileType::RegularFile => file(from, to, name, &mut self.data, check)?,
-            FileType::Symlink => symlink(from, to, name)?,
-            _ => special(from, to, name, &stat)?,
-        };
-        if let Some(copied) = copied
-            && copied.nlink > 1
-        {
-            self.first.insert((copied.dev, copied.ino), (self.join(name)?, copied.nlink.saturating_sub(1)));
+        let key = (stat.dev, stat.ino);
+        if let Named::Link(first) = self.shared.name(key)? {
+            // Where the first name has gone meanwhile, nobody knows this one's group any more.
+            return if self.link(name, &first)? { Ok(()) } else { copy(self).map(drop) };
         }
-        Ok(None)
+        let copied = copy(self)?;
+        let path = self.join(name)?;
+        self.shared.settle(key, copied.then_some((path, stat.nlink.saturating_sub(1))));
+        Ok(())
     }
 
     fn join(&self, name: &[u8]) -> Result<EntryPath> {
         self.path.join(name).map_err(|error| Error::new(crate::error::ErrorKind::Io, "copy tree").with_source(error))
     }
 
-    /// Gives the copy of an inode one more name, if it was copied already.
-    fn link(&mut self, name: &[u8], stat: &Stat) -> Result<bool> {
-        let key = (stat.dev, stat.ino);
-        let Some((first, left)) = self.first.get_mut(&key) else { return Ok(false) };
+    /// Gives the copy of an inode one more name.
+    fn link(&mut self, name: &[u8], first: &EntryPath) -> Result<bool> {
         let (Some(to), Some(first_name)) = (self.to.here()?, first.file_name()) else { return Ok(false) };
         let parent = first.parent().unwrap_or_default();
         if parent == self.path {
             to.link(first_name, to, name)?;
         } else {
-            let Some(dir) = self.root.literal_dir(&parent)? else { return Ok(false) };
+            let Some(dir) = self.shared.root.literal_dir(&parent)? else { return Ok(false) };
             dir.link(first_name, to, name)?;
-        }
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            self.first.remove(&key);
         }
         Ok(true)
     }
@@ -148,30 +174,93 @@ impl Copy {
             self.from.leave();
             return Ok(None);
         }
-        let (Some(stat), Some(from), Some(to)) = (self.from.stat(), self.from.here()?, self.to.here()?) else { return Ok(None) };
-        let names = names(from)?;
+        let Some(to) = self.to.here()? else { return Ok(None) };
         to.mkdir(name, 0o700)?;
         self.to.enter(name)?;
         self.path = self.join(name)?;
-        Ok(Some(Frame { names: names.into_iter(), stat }))
+        if self.shared.is_wanted()
+            && let (Some(from), Some(to)) = (self.from.here()?, self.to.here()?)
+        {
+            let subtree = Subtree { from: from.try_clone()?, to: to.try_clone()?, path: self.path.clone() };
+            self.shared.hand_over(subtree);
+            self.leave();
+            return Ok(None);
+        }
+        self.frame()
     }
 
-    /// Gives a complete directory its attributes, and goes back to its parent.
-    fn close(&mut self, stat: &Stat) -> Result<()> {
-        if let (Some(from), Some(to)) = (self.from.here()?, self.to.here()?) {
-            attributes(from, to, stat)?;
-        }
+    /// The directory that was entered.
+    fn frame(&mut self) -> Result<Option<Frame>> {
+        let (Some(stat), Some(from)) = (self.from.stat(), self.from.here()?) else {
+            self.leave();
+            return Ok(None);
+        };
+        Ok(Some(Frame { names: names(from)?.into_iter(), stat }))
+    }
+
+    fn leave(&mut self) {
         self.from.leave();
         self.to.leave();
         self.path = self.path.parent().unwrap_or_default();
+    }
+
+    /// Gives a directory its attributes when all its names are there, and goes back to its parent. What another thread makes below one
+    /// of them changes nothing here.
+    fn close(&mut self, stat: &Stat) -> Result<()> {
+        if let (Some(from), Some(to)) = (self.from.here()?, self.to.here()?) {
+            attributes(from, to, stat, None)?;
+        }
+        self.leave();
         Ok(())
+    }
+
+    /// Copies a file, if it is still there.
+    fn file(&mut self, name: &[u8]) -> Result<()> {
+        let Some(from) = self.from.here()? else { return Ok(()) };
+        let Some((original, stat)) = unless_gone(from.open_file_stat(name))? else { return Ok(()) };
+        self.grouped(name, &stat, |copy| {
+            let born = copy.born();
+            let Some(to) = copy.to.here()? else { return Ok(false) };
+            let new = to.create_file(name, 0o600)?;
+            let shared = copy.shared;
+            copy.data.copy(&original, &new, &stat, &mut || shared.check())?;
+            attributes(&original, &new, &stat, born)?;
+            Ok(true)
+        })
+    }
+
+    /// Anything but a directory and a file. Says whether it was still there.
+    fn leaf(&mut self, name: &[u8], before: &Stat) -> Result<bool> {
+        let born = self.born();
+        let (Some(from), Some(to)) = (self.from.here()?, self.to.here()?) else { return Ok(false) };
+        let Some(held) = unless_gone(from.child_path_fd(name))? else { return Ok(false) };
+        let stat = inode::stat(&held)?;
+        if stat.file_type != before.file_type {
+            return Ok(false);
+        }
+        if stat.is_symlink() {
+            let Some(target) = unless_gone(from.readlink(name))? else { return Ok(false) };
+            to.symlink(&target, name)?;
+        } else {
+            to.mknod(name, stat.file_type, 0o600, stat.rdev)?;
+        }
+        attributes(held, to.child_path_fd(name)?, &stat, born)?;
+        Ok(true)
+    }
+
+    /// Whose the inodes are that are made in the current directory of the copy, where that is certain: a file system may be mounted so
+    /// that they take after their directory.
+    fn born(&self) -> Option<(u32, u32)> {
+        self.to.stat().filter(|dir| dir.gid == self.creator.1).map(|_| self.creator)
     }
 }
 
-/// Owner, mode, xattrs, times, in the order in which none undoes another.
-fn attributes(from: impl AsFd, to: impl AsFd, stat: &Stat) -> Result<()> {
+/// Owner, mode, xattrs, times, in the order in which none undoes another. `born`: whose the new inode is already.
+fn attributes(from: impl AsFd, to: impl AsFd, stat: &Stat, born: Option<(u32, u32)>) -> Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
-    inode::set_owner(to, stat.uid, stat.gid)?;
+    if born != Some((stat.uid, stat.gid)) {
+        inode::set_owner(to, stat.uid, stat.gid)?;
+    }
     if !stat.is_symlink() {
         inode::set_mode(to, stat.mode)?;
     }
@@ -186,40 +275,6 @@ fn attributes(from: impl AsFd, to: impl AsFd, stat: &Stat) -> Result<()> {
         }
     }
     inode::set_times(to, stat.mtime, stat.mtime)
-}
-
-/// Copies a file, and says what it was; `None` where it went away.
-fn file(from: &Dir, to: &Dir, name: &[u8], data: &mut DataCopier, check: Check<'_>) -> Result<Option<Stat>> {
-    let Some(original) = unless_gone(from.open_file(name))? else { return Ok(None) };
-    let stat = inode::stat(&original)?;
-    let copy = to.create_file(name, 0o600)?;
-    data.copy(&original, &copy, &stat, check)?;
-    attributes(&original, &copy, &stat)?;
-    Ok(Some(stat))
-}
-
-fn symlink(from: &Dir, to: &Dir, name: &[u8]) -> Result<Option<Stat>> {
-    let Some(held) = unless_gone(from.child_path_fd(name))? else { return Ok(None) };
-    let Some(target) = unless_gone(from.readlink(name))? else { return Ok(None) };
-    let stat = inode::stat(&held)?;
-    if !stat.is_symlink() {
-        return Ok(None);
-    }
-    to.symlink(&target, name)?;
-    attributes(held, to.child_path_fd(name)?, &stat)?;
-    Ok(Some(stat))
-}
-
-/// A device, FIFO or socket.
-fn special(from: &Dir, to: &Dir, name: &[u8], before: &Stat) -> Result<Option<Stat>> {
-    let Some(held) = unless_gone(from.child_path_fd(name))? else { return Ok(None) };
-    let stat = inode::stat(&held)?;
-    if stat.file_type != before.file_type {
-        return Ok(None);
-    }
-    to.mknod(name, stat.file_type, 0o600, stat.rdev)?;
-    attributes(held, to.child_path_fd(name)?, &stat)?;
-    Ok(Some(stat))
 }
 
 /// How the bytes of a file reach its copy. What a file system refused once is not tried again.

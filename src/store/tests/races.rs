@@ -12,6 +12,7 @@ use crate::apply::{Form, Place, apply};
 use crate::diff::{Sides, Upper, diff};
 use crate::entry::{Entry, EntrySink, Status, Timestamp};
 use crate::error::Result;
+use crate::parallel::Parallelism;
 use crate::progress::Context;
 use crate::sys::test_support::{Child, is_root, skip};
 use crate::sys::{Dir, Root, copy, inode, usage};
@@ -219,7 +220,7 @@ fn all(swaps: u64) {
     });
     Scene::new().race("copy", swaps, |scene| {
         let to = scene.fresh("copy");
-        let done = copy::copy_tree(&scene.tree, &to, &mut || Ok(()));
+        let done = copy::copy_tree(&scene.tree, &to, Parallelism::new(2), &|| Ok(()));
         for entry in walkdir::WalkDir::new(scene.temp.path().join("copy")).into_iter().filter_map(|entry| entry.ok()) {
             let content = entry.file_type().is_file().then(|| fs::read(entry.path()).unwrap());
             assert_ne!(content.as_deref(), Some(SECRET), "{}", entry.path().display());

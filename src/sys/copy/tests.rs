@@ -3,13 +3,17 @@
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::error::ErrorKind;
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    copy_tree(&Dir::open(from).unwrap(), &Dir::open(to).unwrap(), &mut || Ok(()))
+    copy_by(1, from, to)
+}
+
+fn copy_by(threads: usize, from: &Path, to: &Path) -> Result<()> {
+    copy_tree(&Dir::open(from).unwrap(), &Dir::open(to).unwrap(), Parallelism::new(threads), &|| Ok(()))
 }
 
 fn two_directories() -> (tempfile::TempDir, std::path::PathBuf, std::path::PathBuf) {
@@ -191,13 +195,65 @@ fn hostile_names_and_depth() {
 fn it_can_be_stopped() {
     let (_temp, from, to) = two_directories();
     sh(&from, "for i in 1 2 3 4 5 6 7 8 9; do echo $i >$i; done");
-    let mut left = 5;
-    let stopped = copy_tree(&Dir::open(&from).unwrap(), &Dir::open(&to).unwrap(), &mut || {
-        left -= 1;
-        if left == 0 { Err(Error::new(ErrorKind::Cancelled, "copy")) } else { Ok(()) }
-    });
-    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
-    assert!(std::fs::read_dir(&to).unwrap().count() < 9);
+    for threads in [1, 4] {
+        let left = AtomicUsize::new(5);
+        let stopped = copy_tree(&Dir::open(&from).unwrap(), &Dir::open(&to).unwrap(), Parallelism::new(threads), &|| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 { Err(Error::new(ErrorKind::NoSpace, "copy")) } else { Ok(()) }
+        });
+        assert_eq!(stopped.unwrap_err().kind(), ErrorKind::NoSpace, "what the caller said, whichever thread was told");
+        assert!(std::fs::read_dir(&to).unwrap().count() < 9);
+        std::fs::remove_dir_all(&to).unwrap();
+        std::fs::create_dir(&to).unwrap();
+    }
+}
+
+/// Hardlink groups over all directories, files of every size, and attributes: whichever thread came first.
+#[test]
+fn many_threads_make_the_same_copy() {
+    let (temp, from, to) = two_directories();
+    sh(
+        &from,
+        "for d in $(seq 30); do mkdir -p $d/sub/deep; for f in $(seq 12); do echo $d $f >$d/sub/$f; done
+             ln -s ../1 $d/link; chmod 7$((d % 8))5 $d; mkfifo $d/fifo; done
+         for d in $(seq 2 30); do ln 1/sub/1 $d/one; ln $d/sub/2 $d/sub/deep/two; ln $d/sub/3 $((d - 1))/three; ln -P 1/link $d/sub/first; done
+         truncate -s 3M 7/holes; find . -depth -exec touch -hd @1000000 {} +",
+    );
+    let expected = listing(&from);
+    let inodes = |root: &Path| {
+        let mut groups = std::collections::BTreeMap::<u64, Vec<_>>::new();
+        for entry in walkdir::WalkDir::new(root).sort_by_file_name() {
+            let entry = entry.unwrap();
+            let inode = std::fs::symlink_metadata(entry.path()).unwrap().ino();
+            groups.entry(inode).or_default().push(entry.path().strip_prefix(root).unwrap().to_owned());
+        }
+        groups.into_values().collect::<std::collections::BTreeSet<_>>()
+    };
+    for threads in [2, 3, 8] {
+        for round in 0..5 {
+            let to = to.join(format!("{threads}-{round}"));
+            std::fs::create_dir(&to).unwrap();
+            copy_by(threads, &from, &to).unwrap();
+            assert_eq!(listing(&to), expected, "{threads} threads");
+            assert_eq!(inodes(&to), inodes(&from), "{threads} threads");
+        }
+    }
+    drop(temp);
+}
+
+/// A file that cannot be copied ends the work of all, also of those that wait for it as the first name of their group.
+#[test]
+fn a_failure_of_one_thread_ends_the_others() {
+    let (_temp, from, to) = two_directories();
+    sh(&from, "for d in 1 2 3 4 5 6; do mkdir $d; done; echo x >1/f; for d in 2 3 4 5 6; do ln 1/f $d/f; done");
+    for round in 0..50 {
+        let to = to.join(round.to_string());
+        std::fs::create_dir(&to).unwrap();
+        let left = AtomicUsize::new(round % 20 + 1);
+        let failed = copy_tree(&Dir::open(&from).unwrap(), &Dir::open(&to).unwrap(), Parallelism::new(4), &|| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 { Err(Error::new(ErrorKind::NoSpace, "copy")) } else { Ok(()) }
+        });
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::NoSpace);
+    }
 }
 
 /// What the canary's file holds must be nowhere in a copy.
@@ -222,7 +278,7 @@ fn a_racing_writer_does_not_lead_it_out() {
         for round in 0..100 {
             let to = temp.path().join(format!("to{round}"));
             std::fs::create_dir(&to).unwrap();
-            copy(&from, &to).unwrap();
+            copy_by(round % 3 + 1, &from, &to).unwrap();
             for entry in walkdir::WalkDir::new(&to) {
                 let entry = entry.unwrap();
                 if entry.file_type().is_file() {
