@@ -137,7 +137,21 @@ const KEPT: &[Kept] = &[
 ];
 
 /// What we refuse though these three read it alike: a piece of the rule's text, and why.
-const STRICTER: &[(&str, &str)] = &[("the archive ends inside its last block", "a stream that was cut off is not whole")];
+const STRICTER: &[(&str, &str)] = &[
+    ("the archive ends inside its last block", "a stream that was cut off is not whole"),
+    ("a member that can have no content has a size", "GNU tar and Go's readers take no body, these three do"),
+    ("a regular file whose name ends in \"/\"", "to some readers it is a directory"),
+    ("a device in a v7 header has no numbers", "what stands there is not a number of a device"),
+    ("a device number that the kernel cannot hold", "it would be another device"),
+    ("the character device 0:0", "to overlayfs it is a whiteout"),
+    ("a hardlink to the root, or to nothing", "nothing can be another name of these"),
+    ("the hardlink's target", "it lies outside of the tree"),
+    ("a symlink's target is empty or has a NUL byte", "no file system takes it"),
+    ("a symlink's target of more than", "no file system takes it"),
+    ("a name of more than", "no file system takes it"),
+    ("a path of more than", "a limit"),
+    ("the root must be a directory", "the tree would have no root"),
+];
 
 /// What stands in the archive for one member: enough to say why it is read differently.
 #[derive(Debug, Default)]
