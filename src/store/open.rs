@@ -14,7 +14,7 @@ use crate::lock::Locks;
 use crate::metadata::{DATABASE, Metadata, StoreRow};
 use crate::parallel::Parallelism;
 use crate::sys::flock::Sharing;
-use crate::sys::{Dir, boot, network};
+use crate::sys::{Dir, network};
 use crate::tar::Limits;
 use crate::tree::Ids;
 
@@ -248,7 +248,8 @@ fn make(home: &Home, path: &Path, options: &StoreOptions) -> Result<Store> {
         backend: found.backend.name().to_owned(),
         style: found.style.clone(),
         created_by: concat!("plywood ", env!("CARGO_PKG_VERSION")).to_owned(),
-        boot: boot::id(),
+        // None yet: trees that are here without a database, which may be containers' data, are looked for at once.
+        boot: String::new(),
     };
     let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
     metadata.make(&row)?;

@@ -1,7 +1,7 @@
 //! `prepare` and `view`: a new snapshot to be mounted, writable or not.
 //!
 //! Order: a number for the tree, under the session's lease; the tree, durable; then, in one transaction that looks at everything again,
-//! the row. A crash before that leaves a tree that the dead lease gives away.
+//! the row. A crash before that leaves a tree that the dead lease gives away; a power cut, an empty one that moves to `lost+found`.
 
 use super::{Store, no_snapshot};
 use crate::apply::own_root;
@@ -83,7 +83,9 @@ impl Store {
     ) -> Result<Mount> {
         let (parent, chain, root) = self.look_below(op, key, parent)?;
         self.check_height(op, key.as_str(), chain.len())?;
-        let tree = self.allocate_tree()?;
+        // What a power cut leaves of a whole copy is not to be taken for a container's data. Of a tree that holds nothing yet it is little.
+        let is_copy = !chain.is_empty() && !self.backend().shares_trees();
+        let tree = self.allocate_tree(if is_copy { Survives::PowerCut } else { Survives::Process })?;
         let result = (|| {
             let access = if kind == Kind::View { Access::ReadOnly } else { Access::ReadWrite };
             match access {
@@ -140,10 +142,11 @@ impl Store {
         Err(Error::new(ErrorKind::LimitExceeded, op).at(name).because(reason))
     }
 
-    pub(super) fn allocate_tree(&self) -> Result<TreeId> {
+    /// A number for a tree, under the session's lease. Whatever names the tree later carries this with it to the disk; where it need not
+    /// survive a power cut before, one that comes meanwhile leaves a tree without a row.
+    pub(super) fn allocate_tree(&self, survives: Survives) -> Result<TreeId> {
         let session = self.session()?;
-        // Needs no sync of its own: whatever names the tree later carries this with it to the disk.
-        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        let transaction = self.metadata().write_to_survive(survives)?;
         let tree = transaction.allocate_tree(session, self.backend().name())?;
         transaction.commit()?;
         Ok(tree)

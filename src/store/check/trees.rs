@@ -15,7 +15,7 @@ use crate::content::Blob;
 use crate::digest::DiffId;
 use crate::entry::EntryStream;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{SnapshotRow, TreeRow, TreeState};
+use crate::metadata::{SnapshotRow, Survives, TreeRow, TreeState};
 use crate::parallel::{Crew, Parallelism};
 use crate::progress::Context;
 use crate::store::layer::diff_id_of;
@@ -318,7 +318,8 @@ impl Check<'_> {
         let backend = self.store.backend();
         let quiet = Context::new(self.cx.progress());
         let mut contents = job.below.as_ref().map_or_else(Contents::default, |below| Contents::over(Arc::clone(&below.contents)));
-        let mut outline = Outlined { store: self.store.clone(), tree: self.store.allocate_tree()?, contents: Arc::default() };
+        let tree = self.store.allocate_tree(Survives::PowerCut)?;
+        let mut outline = Outlined { store: self.store.clone(), tree, contents: Arc::default() };
         let (mut differences, mut more) = (Vec::new(), 0u64);
         let reference = Reference {
             outline: outline.tree,

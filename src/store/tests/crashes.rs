@@ -123,6 +123,23 @@ fn a_tree_that_no_row_names_moves_to_lost_and_found_after_a_reboot() {
 }
 
 #[test]
+fn trees_whose_database_is_gone_are_put_aside_before_their_numbers_are_given_again() {
+    let store = Scratch::new();
+    store.fake.fill(TreeId(1), "a container's data");
+    let (directory, fake) = (store.directory, store.fake);
+    drop(store.store);
+    for name in ["plywood.db", "plywood.db-wal"] {
+        std::fs::remove_file(directory.path().join("store").join(name)).unwrap();
+    }
+    let store = super::open(&directory, &fake).unwrap();
+    let root = store.root().to_owned();
+    let key = crate::snapshot::Key::new("another").unwrap();
+    drop(store.prepare(&key, None, &Default::default()).unwrap());
+    assert!(fake.path(TreeId(1)).exists());
+    assert_eq!(std::fs::read_to_string(root.join("lost+found/1/content")).unwrap(), "a container's data");
+}
+
+#[test]
 fn numbers_of_trees_never_come_back() {
     let store = Scratch::new();
     let mut seen = std::collections::BTreeSet::new();
