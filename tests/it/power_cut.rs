@@ -123,7 +123,7 @@ fn cut(
             Err(reason) => panic!("{cut:?}: {reason}"),
         };
         let at = Moment { from: cut.at, to: cut.at };
-        let (seen, verdict) = judge::judge(mounted.path(), options, &story, at, layouts);
+        let (seen, verdict) = judge::judge(mounted.path(), options, &story, at, layouts, number % 4 == 1);
         mounted.unmount();
         count.add(&story, at, &format!("{file_system:?} {:?} {workload:?} {cut:?}", options.backend), &seen, verdict);
     }

@@ -1,5 +1,6 @@
 //! What a store must be after a power cut: whole, with all that was acknowledged, and with nothing that a collection leaves behind.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -21,18 +22,19 @@ pub(super) struct Seen {
     pub(super) quick: bool,
 }
 
-/// Looks at the store that stands in `mounted`. What is wrong with it otherwise.
+/// Looks at the store that stands in `mounted`; in the end it is emptied, or its database is lost. What is wrong with it otherwise.
 pub(super) fn judge(
     mounted: &Path,
     options: &StoreOptions,
     story: &Story,
     at: Moment,
     layouts: &Path,
+    loses_database: bool,
 ) -> (Seen, Result<(), String>) {
     let mut options = options.clone();
     options.root = mounted.join("store");
     let mut seen = Seen::default();
-    let judged = catch_unwind(AssertUnwindSafe(|| look(&options, story, at, layouts, &mut seen)));
+    let judged = catch_unwind(AssertUnwindSafe(|| look(&options, story, at, (layouts, loses_database), &mut seen)));
     let verdict = judged.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         Err(text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default())
@@ -40,7 +42,13 @@ pub(super) fn judge(
     (seen, verdict)
 }
 
-fn look(options: &StoreOptions, story: &Story, at: Moment, layouts: &Path, seen: &mut Seen) -> Result<(), String> {
+fn look(
+    options: &StoreOptions,
+    story: &Story,
+    at: Moment,
+    (layouts, loses_database): (&Path, bool),
+    seen: &mut Seen,
+) -> Result<(), String> {
     let may = story.may_be(at);
     if may[&Thing::Store] == [1] && !options.root.join("plywood.db").exists() {
         return Err("the store is not there".to_owned());
@@ -90,7 +98,37 @@ fn look(options: &StoreOptions, story: &Story, at: Moment, layouts: &Path, seen:
     }
     store.gc(&GcOptions::default().lost_found(), &cx).map_err(told("gc --lost-found"))?;
     drop(store);
+    if loses_database {
+        return lose_the_database(options);
+    }
     work::empty_store(&Store::open_with(options).map_err(told("open again"))?);
+    Ok(())
+}
+
+/// Without its database a store names nothing any more. What may be containers' data is put aside as it is, named by a check, and goes
+/// when it is asked for.
+fn lose_the_database(options: &StoreOptions) -> Result<(), String> {
+    let read = |place: &str| -> Result<BTreeMap<String, Tree>, String> {
+        let trees = work::names(&options.root.join(place)).into_iter().filter(|name| name != "0");
+        let read = |name: String| Tree::read(options.root.join(place).join(&name)).map(|tree| (name, tree));
+        trees.map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    };
+    let before = read("trees")?;
+    for name in ["plywood.db", "plywood.db-wal", "plywood.db-shm"] {
+        let _ = std::fs::remove_file(options.root.join(name));
+    }
+    let store = Store::open_with(options).map_err(told("open without database"))?;
+    let cx = Context::default();
+    for told_to in [GcOptions::default(), GcOptions::default(), GcOptions::default().lost_found()] {
+        let lost = read("lost+found")?;
+        assert!(lost.keys().eq(before.keys()), "{:?} and {:?}", lost.keys(), before.keys());
+        before.iter().for_each(|(name, tree)| assert_same_tree(tree, &lost[name]));
+        let outcome = store.check(&CheckOptions::default().full(), &cx).map_err(told("check"))?;
+        let named = outcome.findings.iter().filter(|finding| finding.damage == Damage::Lost && !finding.stays());
+        assert_eq!((named.count(), outcome.findings.len()), (lost.len(), lost.len()), "{:?}", outcome.findings);
+        store.gc(&told_to, &cx).map_err(told("gc without database"))?;
+    }
+    work::assert_nothing_left(&store);
     Ok(())
 }
 

@@ -81,7 +81,7 @@ pub(super) fn soak(file_system: FileSystem, options: &StoreOptions, clones: usiz
         boot_is(1 + number as u64);
         let clone = host.join(format!("clone {number}"));
         let mounted = file_system.mount(&clone, "clone").unwrap();
-        let (seen, verdict) = judge::judge(mounted.path(), &options, &story, moment, layouts);
+        let (seen, verdict) = judge::judge(mounted.path(), &options, &story, moment, layouts, number % 4 == 1);
         mounted.unmount();
         std::fs::remove_file(clone).unwrap();
         count.add(&story, moment, &format!("{file_system:?} {:?} {moment:?}", options.backend), &seen, verdict);

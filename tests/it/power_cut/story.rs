@@ -241,7 +241,7 @@ impl Workload {
             }
             Self::Checkpoints => {
                 verbs.extend([prepare(0, Parent::Nothing), prepare(1, Parent::Nothing), commit(1)]);
-                verbs.extend((1..=50).map(|version| {
+                verbs.extend((1..=80).map(|version| {
                     let name = if version % 2 == 0 { key(0) } else { name(1) };
                     Verb::Label(name, version)
                 }));
@@ -286,6 +286,7 @@ impl Story {
             let _ended = Raise(&done);
             let mut steps = Vec::new();
             let mut store = None;
+            let (mut log, mut checkpoints) = (0, 0);
             for verb in verbs {
                 let began = recorder.mark();
                 let done = match &store {
@@ -295,7 +296,11 @@ impl Story {
                 done.unwrap_or_else(|error| panic!("{verb:?}: {}", chain(&error)));
                 steps.push(Step { verb: verb.clone(), began, ended: recorder.mark() });
                 store.iter().for_each(|store| verb.follow_up(store));
+                let now = fs::metadata(options.root.join("plywood.db-wal")).map_or(0, |log| log.len());
+                checkpoints += usize::from(now < log);
+                log = now;
             }
+            assert!(workload != Workload::Checkpoints || checkpoints > 0, "the database's log was never copied back");
             steps
         });
         let length = recorder.stop();
