@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::resource::{UsageWho, getrusage};
 use plywood::compression::{Compression, Encoder};
 use plywood::testing::{Image, Layer};
 use serde_json::Value;
@@ -133,11 +133,13 @@ fn a_window_for_which_there_is_no_memory_is_no_fault_of_the_layer() {
     Sandbox::user().run(|| {
         let bombs = Bombs::new();
         fs::write(bombs.path().join("window.zst"), zstd(27, &Layer::new().tar(), 1)).unwrap();
-        let import = || bombs.tool(&["--threads", "1", "layer", "import", "window.zst"]);
-        import().ok();
         // As much address space as the command takes, and not 128 MiB more.
-        setrlimit(Resource::RLIMIT_AS, 128 << 20, 128 << 20).unwrap();
-        let output = import().run();
+        let import = |most: &str| {
+            let import = ["--json", "--root", "store", "--threads", "1", "layer", "import", "window.zst"];
+            Tool::new("prlimit").arg(format!("--as={most}")).arg(plywood().program()).args(import).current_dir(bombs.path()).run()
+        };
+        import("unlimited").ok();
+        let output = import("134217728");
         let error: Value = serde_json::from_str(&output.stderr).unwrap_or_else(|_| panic!("{output:?}"));
         assert_eq!((&error["kind"], output.status), (&"Io".into(), 1), "{error}");
         assert!(error.to_string().contains("not enough memory"), "{error}");
