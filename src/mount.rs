@@ -8,10 +8,14 @@
 //! and layers are hostile. Their layers go to the kernel one by one, never as a string that could be cut off.
 
 mod guard;
+mod options;
 mod render;
+mod volatile;
 
 pub use guard::{Detached, Mounted, unmount};
+pub use options::{MountOptions, Xino};
 pub use render::Mount2;
+pub(crate) use volatile::was_volatile;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,6 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::mount::MsFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -113,6 +118,7 @@ pub struct Upper {
 pub struct Mount {
     base: Base,
     what: What,
+    options: MountOptions,
     api: Option<Api>,
 }
 
@@ -145,12 +151,27 @@ impl Mount {
         if let Some(twice) = lowers.iter().find(|lower| !seen.insert(*lower)) {
             return refuse(ErrorKind::InvalidArgument, format!("the lower directory {twice} stands there twice"));
         }
-        Ok(Self { base, what: What::Overlay { style, lowers, upper }, api: None })
+        Ok(Self { base, what: What::Overlay { style, lowers, upper }, options: MountOptions::new(), api: None })
     }
 
     /// A second view of one directory.
     pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
-        Self { base, what: What::Bind { source, access }, api: None }
+        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), api: None }
+    }
+
+    /// The same with these options, instead of those that it had.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an option that could break the layer contract ([`MountOptions::check`]); `Unsupported` for one of overlayfs's
+    /// where this is none.
+    pub fn with_options(self, options: &MountOptions) -> Result<Self> {
+        options.check()?;
+        if let (What::Bind { .. }, Some(key)) = (&self.what, options.overlay_only()) {
+            return Err(Error::new(ErrorKind::Unsupported, "mount")
+                .at(self.place())
+                .because(format!("the option {key} is overlayfs's, and this is a bind mount (of the copy backend)")));
+        }
+        Ok(Self { options: options.clone(), ..self })
     }
 
     /// The same mount by way of a certain kernel interface.
@@ -162,6 +183,7 @@ impl Mount {
     /// Whether writes are possible.
     pub fn access(&self) -> Access {
         match &self.what {
+            _ if self.options.read_only => Access::ReadOnly,
             What::Overlay { upper: Some(_), .. } => Access::ReadWrite,
             What::Overlay { upper: None, .. } => Access::ReadOnly,
             What::Bind { access, .. } => *access,
@@ -193,11 +215,9 @@ impl Mount {
         let claim = self.claim()?;
         let mount = match &self.what {
             What::Overlay { style, lowers, upper } => self.make_overlay(*style, lowers, upper.as_ref())?,
-            What::Bind { source, access } => {
+            What::Bind { source, .. } => {
                 let mount = kernel::clone_mount(self.base.hold(source)?)?;
-                if *access == Access::ReadOnly {
-                    kernel::make_read_only(&mount)?;
-                }
+                kernel::restrict(&mount, self.attributes())?;
                 mount
             }
         };
@@ -269,7 +289,7 @@ impl Mount {
                 self.page(style, lowers.get(..1).unwrap_or_default(), Some(&Upper { work: upper.upper.clone(), ..upper.clone() }));
             // The last one counts.
             let data = [data.as_slice(), b",index=on"].concat();
-            legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, read_only: false }).map(drop)
+            legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, flags: MsFlags::empty() }).map(drop)
         } else {
             let fs = FsContext::open("overlay", api)?;
             self.describe_layers(&fs, style, lowers.iter().take(1), Some((&upper.upper, &upper.upper)))?;
@@ -286,20 +306,36 @@ impl Mount {
         }
     }
 
+    fn attributes(&self) -> MountAttrFlags {
+        let attributes = self.options.attributes();
+        if self.access() == Access::ReadOnly { attributes | MountAttrFlags::MOUNT_ATTR_RDONLY } else { attributes }
+    }
+
+    fn ms_flags(&self) -> MsFlags {
+        let flags = self.options.ms_flags();
+        if self.access() == Access::ReadOnly { flags | MsFlags::MS_RDONLY } else { flags }
+    }
+
     fn make_overlay(&self, style: XattrStyle, lowers: &[EntryPath], upper: Option<&Upper>) -> Result<OwnedFd> {
-        self.clear_work(upper)?;
+        self.prepare_work(upper)?;
         let api = self.api();
         if api == Api::Legacy {
             let data = self.page(style, lowers, upper);
-            return legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, read_only: upper.is_none() });
+            let mount = legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, flags: self.ms_flags() });
+            return mount.and_then(|mount| self.settle_work(upper).map(|()| mount));
         }
         let fs = FsContext::open("overlay", api)?;
         self.describe_layers(&fs, style, lowers.iter(), upper.map(|upper| (&upper.upper, &upper.work)))?;
         for (key, value) in ALWAYS {
             fs.set_string(key, value)?;
         }
-        let attributes = if upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
-        fs.mount(attributes).map_err(|error| error.at(self.place()))
+        for (key, value) in self.options.of_overlay(upper.is_some()) {
+            let set = value.map_or_else(|| fs.set_flag(key), |value| fs.set_string(key, value));
+            set.map_err(|error| self.not_here(key, error))?;
+        }
+        let mount = fs.mount(self.attributes()).map_err(|error| error.at(self.place()))?;
+        self.settle_work(upper)?;
+        Ok(mount)
     }
 
     fn describe_layers<'a>(
@@ -327,11 +363,47 @@ impl Mount {
         Ok(())
     }
 
-    /// What a crashed kernel left in the workdir can keep overlayfs from using it, and then the mount is read-only without a word.
-    fn clear_work(&self, upper: Option<&Upper>) -> Result<()> {
+    /// An option that this kernel does not take.
+    fn not_here(&self, key: &str, error: Error) -> Error {
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => Error::new(ErrorKind::Unsupported, "mount")
+                .at(self.place())
+                .because(format!("this kernel does not take the option {key}"))
+                .with_source(error),
+            _ => error.at(self.place()),
+        }
+    }
+
+    /// What a crashed kernel left in the workdir can keep overlayfs from using it, and then the mount is read-only without a word. What
+    /// an earlier mount left out of syncs is made up for first.
+    fn prepare_work(&self, upper: Option<&Upper>) -> Result<()> {
+        let Some(upper) = upper else { return Ok(()) };
+        let work = self.base.dir(&upper.work)?;
+        if volatile::was_volatile(&work).map_err(|error| error.at(self.place()))? {
+            volatile::make_durable(&work)?;
+        }
+        work.clear()?;
+        if self.options.volatile { volatile::note(&work) } else { Ok(()) }
+    }
+
+    /// After the mount, before anything is written to it.
+    fn settle_work(&self, upper: Option<&Upper>) -> Result<()> {
         match upper {
-            Some(upper) => self.base.dir(&upper.work)?.clear(),
-            None => Ok(()),
+            Some(upper) if self.options.volatile => volatile::settle(&self.base.dir(&upper.work)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Before somebody else mounts it.
+    fn note_volatile(&self) -> Result<()> {
+        match &self.what {
+            What::Overlay { upper: Some(upper), .. } if self.options.volatile => {
+                let work = self.base.dir(&upper.work)?;
+                // Over the mark of an earlier boot it would say that all is well.
+                volatile::was_volatile(&work).map_err(|error| error.at(self.place()))?;
+                volatile::note(&work)
+            }
+            _ => Ok(()),
         }
     }
 

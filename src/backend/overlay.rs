@@ -18,7 +18,7 @@ use crate::apply::{self, Form, Place};
 use crate::diff::{self, Sides, Upper as Side};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mount::{Base, Mount, Upper};
+use crate::mount::{Base, Mount, Upper, was_volatile};
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::snapshot::Usage;
@@ -164,6 +164,14 @@ impl Overlay {
         }
     }
 
+    /// Refuses a writable tree that was mounted without syncs before the system started anew.
+    fn refuse_torn(&self, tree: TreeId, dir: &Dir) -> Result<()> {
+        match dir.try_child(WORK.as_bytes())? {
+            Some(work) => was_volatile(&work).map(drop).map_err(|error| error.at(self.base.path().join(tree.to_string()))),
+            None => Ok(()),
+        }
+    }
+
     /// Makes sure that a writable tree is mounted nowhere, and stays so until the claim is dropped.
     fn claim_writable(&self, tree: TreeId, dir: &Dir) -> Result<Option<Flock>> {
         if dir.try_child(WORK.as_bytes())?.is_none() {
@@ -291,7 +299,9 @@ impl Backend for Overlay {
 
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
         let lower = self.view(chain)?.map(|root| root.dir()).transpose()?;
-        let raw = self.tree(tree)?.child(FS.as_bytes())?;
+        let own = self.tree(tree)?;
+        self.refuse_torn(tree, &own)?;
+        let raw = own.child(FS.as_bytes())?;
         let upper = Side::Overlay { dir: &raw, style: self.style, cut: roots.cut };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
     }
@@ -331,6 +341,7 @@ impl Backend for Overlay {
                 .with_hint("unmount it first"),
             _ => error,
         })?;
+        self.refuse_torn(tree, &dir)?;
         let fs = dir.child(FS.as_bytes())?;
         point.sync()?;
         let frozen = Frozen::new(usage(&dir)?, root::read(&fs, self.style)?);

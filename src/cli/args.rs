@@ -11,6 +11,7 @@ use super::leases;
 use super::limits::{self, Limit};
 use crate::digest::DiffId;
 use crate::error::Error;
+use crate::mount::MountOptions;
 use crate::store::Platform;
 
 /// Where the help of each command lists the options that all have.
@@ -156,12 +157,16 @@ pub(super) enum Command {
     /// Show what a runtime would mount for a snapshot
     #[command(after_help = "Example:\n  plywood mounts box --json")]
     Mounts {
+        #[command(flatten)]
+        options: How,
         /// The snapshot's key
         key: String,
     },
     /// Mount a snapshot at a directory
-    #[command(after_help = "Example:\n  plywood mount box /mnt")]
+    #[command(after_help = "Example:\n  plywood mount -o nosuid,nodev box /mnt")]
     Mount {
+        #[command(flatten)]
+        options: How,
         /// The snapshot's key
         key: String,
         /// An existing directory
@@ -368,6 +373,17 @@ pub(super) struct Prepare {
     /// Mount it there as well
     #[arg(long, value_name = "TARGET", value_hint = ValueHint::DirPath)]
     pub(super) mount: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) options: How,
+}
+
+/// How a snapshot is mounted.
+#[derive(Args, Clone, Debug)]
+pub(super) struct How {
+    /// How to mount it, as mount(8) has it: ro, nosuid, nodev, noexec, noatime, volatile, xino=on|off|auto, context=LABEL; of overlayfs's
+    /// own, uuid=. `volatile` is for throw-away containers: no syncs; after a power cut the snapshot can only be removed
+    #[arg(short = 'o', long = "options", value_name = "OPTIONS", value_parser = parsed::<MountOptions>)]
+    pub(super) options: Option<MountOptions>,
 }
 
 #[derive(Args, Debug)]

@@ -98,8 +98,8 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Gc(arguments) => collect::gc(session, &arguments),
         Command::Lease { command } => leases::lease(session, command),
         Command::Check { full, repair } => check::check(session, full, repair),
-        Command::Mounts { key } => mounts::mounts(session, &key),
-        Command::Mount { key, target } => mounts::mount(session, &key, &target),
+        Command::Mounts { options, key } => mounts::mounts(session, &key, &options),
+        Command::Mount { options, key, target } => mounts::mount(session, &key, &target, &options),
         Command::Changes { key } => diff::changes(session, &key),
         Command::Diff(arguments) => diff::diff(session, arguments),
         // `dispatch` has seen to these.

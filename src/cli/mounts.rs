@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::args::How;
 use super::output::{Failure, Output};
 use super::session::Session;
 use super::unshare::quoted;
@@ -11,8 +12,8 @@ use crate::error::Result;
 use crate::mount::{self, Mount};
 
 /// `mounts KEY`: the command line of mount(8), or the mount as data for a runtime.
-pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
-    let mount = session.store.mounts(session.store.resolve(key)?.as_str())?;
+pub(super) fn mounts(session: &Session<'_>, key: &str, how: &How) -> Result<(), Failure> {
+    let mount = with(session.store.mounts(session.store.resolve(key)?.as_str())?, how)?;
     let options = mount.options()?;
     let source = mount.source();
     let joined = options.join(",");
@@ -31,21 +32,36 @@ pub(super) fn mounts(session: &Session<'_>, key: &str) -> Result<(), Failure> {
         "relative_options_fit_one_page": mount.check_page().is_ok(),
     }]);
     // Paths in the options are escaped for overlayfs already; the shell's turn comes on top.
-    let line = format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(joined), quoted(source));
+    let line = if mount.fstype() == "overlay"
+        && mount.directory().as_os_str().as_encoded_bytes().iter().any(|byte| b",\"\\".contains(byte))
+    {
+        // mount(8) takes the options apart before the kernel does, and knows no escape. Relative names need none.
+        let relative = mount.relative_options()?.join(",");
+        format!("cd {} && mount -t overlay -o {} overlay TARGET\n", quoted(mount.directory()), quoted(relative))
+    } else {
+        format!("mount -t {} -o {} {} TARGET\n", mount.fstype(), quoted(joined), quoted(source))
+    };
     session.output.result(&document, line)
 }
 
 /// `mount KEY TARGET`
-pub(super) fn mount(session: &Session<'_>, key: &str, target: &Path) -> Result<(), Failure> {
+pub(super) fn mount(session: &Session<'_>, key: &str, target: &Path, how: &How) -> Result<(), Failure> {
     let name = session.store.resolve(key)?;
-    attach(session.store.mounts(name.as_str())?, target)?;
+    attach(session.store.mounts(name.as_str())?, target, how)?;
     session.output.result(&json!({ "key": name, "mounted": target.to_string_lossy() }), "")
 }
 
 /// Attaches it to a directory, where it stays.
-pub(super) fn attach(mount: Mount, target: &Path) -> Result<()> {
-    mount.attach(target)?.leave();
+pub(super) fn attach(mount: Mount, target: &Path, how: &How) -> Result<()> {
+    with(mount, how)?.attach(target)?.leave();
     Ok(())
+}
+
+fn with(mount: Mount, how: &How) -> Result<Mount> {
+    match &how.options {
+        Some(options) => mount.with_options(options),
+        None => Ok(mount),
+    }
 }
 
 /// `umount TARGET`

@@ -97,7 +97,7 @@ pub(super) fn view(session: &Session<'_>, arguments: &Prepare) -> Result<(), Fai
     make(session, arguments, Kind::View)
 }
 
-fn make(session: &Session<'_>, Prepare { key, parent, mount }: &Prepare, kind: Kind) -> Result<(), Failure> {
+fn make(session: &Session<'_>, Prepare { key, parent, mount, options: how }: &Prepare, kind: Kind) -> Result<(), Failure> {
     let store = &session.store;
     let key = Key::new(key)?;
     let parent = parent.as_deref().map(|parent| store.resolve(parent)).transpose()?;
@@ -107,7 +107,7 @@ fn make(session: &Session<'_>, Prepare { key, parent, mount }: &Prepare, kind: K
         _ => store.prepare(&key, parent.as_ref(), &options)?,
     };
     if let Some(target) = mount
-        && let Err(error) = mounts::attach(what, target)
+        && let Err(error) = mounts::attach(what, target, how)
     {
         // As if nothing had been asked for. What stood in the way of the mount is what the user wants to hear about.
         if let Err(left) = store.remove(key.as_str()) {

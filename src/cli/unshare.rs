@@ -48,7 +48,7 @@ pub(super) fn enter_for(global: &Global, command: &Command) -> Result<()> {
         return Ok(());
     }
     let target = match command {
-        Command::Mount { key, target } => Some((target, format!("mount {} {}", quoted(key), quoted(target)))),
+        Command::Mount { key, target, .. } => Some((target, format!("mount {} {}", quoted(key), quoted(target)))),
         Command::Prepare(arguments) | Command::View(arguments) => arguments.mount.as_ref().map(|target| {
             let verb = if matches!(command, Command::View(_)) { "view" } else { "prepare" };
             let words = [Some(&arguments.key), arguments.parent.as_ref()].into_iter().flatten().map(quoted).collect::<Vec<_>>();

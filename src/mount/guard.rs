@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::sys::flock::Flock;
 use crate::sys::mount::{self as kernel, Api, legacy};
 use crate::sys::{Dir, Root};
-use crate::tree::Access;
 
 /// A mount that is attached nowhere, and gone with its last descriptor.
 #[derive(Debug)]
@@ -127,9 +126,9 @@ pub(super) fn attach(mount: &Mount, fd: &OwnedFd, target: &Path) -> Result<Mount
     let claim = mount.claim()?;
     match &mount.what {
         What::Overlay { style, lowers, upper } => {
-            mount.clear_work(upper.as_ref())?;
+            mount.prepare_work(upper.as_ref())?;
             let data = mount.page(*style, lowers, upper.as_ref());
-            let options = legacy::Options { data: &data, read_only: upper.is_none() };
+            let options = legacy::Options { data: &data, flags: mount.ms_flags() };
             legacy::attach(mount.base.root().as_fd(), options, fd.as_fd()).map_err(|error| error.at(target))?;
         }
         What::Bind { source, .. } => {
@@ -142,8 +141,9 @@ pub(super) fn attach(mount: &Mount, fd: &OwnedFd, target: &Path) -> Result<Mount
         target: target.to_owned(),
         _claim: mount.kept(claim),
     };
-    if let What::Bind { access: Access::ReadOnly, .. } = mount.what {
-        legacy::remount_bind_read_only(root.as_fd()).map_err(|error| error.at(target))?;
+    match &mount.what {
+        What::Bind { .. } => legacy::restrict_bind(root.as_fd(), mount.ms_flags()).map_err(|error| error.at(target))?,
+        What::Overlay { upper, .. } => mount.settle_work(upper.as_ref())?,
     }
     mount.check_access(root.as_fd())?;
     Ok(guard)

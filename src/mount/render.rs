@@ -24,7 +24,7 @@ pub struct Mount2 {
     pub fstype: &'static str,
     /// `overlay`, or the directory to bind.
     pub source: String,
-    /// `MS_RDONLY`, `MS_BIND`. A bind mount gets `MS_RDONLY` only by a second call with `MS_REMOUNT`.
+    /// `MS_RDONLY`, `MS_NOSUID` and the like; `MS_BIND`. A bind mount gets the others only by a second call with `MS_REMOUNT`.
     pub flags: c_ulong,
     /// The options. Never longer than the kernel takes.
     pub data: String,
@@ -63,6 +63,7 @@ impl Mount {
         if base.to_str().is_none() {
             return Err(Error::new(ErrorKind::InvalidArgument, "render mount").at(base).because("the path is not UTF-8"));
         }
+        self.note_volatile()?;
         self.render(|name| escape(base.join(name).as_os_str().as_bytes()))
     }
 
@@ -72,6 +73,7 @@ impl Mount {
     /// # Errors
     /// `InvalidArgument` where a name is not UTF-8, which those of a store always are.
     pub fn relative_options(&self) -> Result<Vec<String>> {
+        self.note_volatile()?;
         self.render(|name| escape(name.as_bytes()))
     }
 
@@ -80,7 +82,7 @@ impl Mount {
     /// # Errors
     /// `LimitExceeded` with the figure: the kernel would cut the options off *without an error* and mount only some of the layers.
     pub fn to_mount2(&self) -> Result<Mount2> {
-        let mut flags = if self.access() == Access::ReadOnly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+        let mut flags = self.ms_flags();
         let What::Overlay { .. } = self.what else {
             flags |= MsFlags::MS_BIND;
             let source = self.utf8(self.source().into_os_string().into_encoded_bytes())?;
@@ -88,8 +90,11 @@ impl Mount {
         };
         let arguments =
             |data, directory| Mount2 { fstype: "overlay", source: "overlay".into(), flags: flags.bits(), data, directory };
-        // `ro` is a flag there.
-        let join = |options: Vec<String>| options.into_iter().filter(|option| option != "ro").collect::<Vec<_>>().join(",");
+        // These are flags there.
+        let words = self.words();
+        let join = |options: Vec<String>| {
+            options.into_iter().filter(|option| !words.contains(&option.as_str())).collect::<Vec<_>>().join(",")
+        };
         if let Ok(data) = self.options().map(join)
             && data.len() <= options_max()
         {
@@ -133,21 +138,53 @@ impl Mount {
 
     fn render(&self, name: impl Fn(&EntryPath) -> Vec<u8>) -> Result<Vec<String>> {
         match &self.what {
-            What::Bind { access: Access::ReadOnly, .. } => Ok(vec!["rbind".into(), "ro".into()]),
-            What::Bind { access: Access::ReadWrite, .. } => Ok(vec!["rbind".into(), "rw".into()]),
+            What::Bind { .. } => {
+                let writable = (self.access() == Access::ReadWrite).then_some("rw");
+                Ok(["rbind"].into_iter().chain(writable).chain(self.words()).map(str::to_owned).collect())
+            }
             What::Overlay { style, lowers, upper } => {
-                let mut options = overlay_options(*style, lowers, upper.as_ref(), name);
-                if upper.is_none() {
-                    options.push(b"ro".to_vec());
-                }
-                options.into_iter().map(|option| self.utf8(option)).collect()
+                let options = self.overlay_options(*style, lowers, upper.as_ref(), name);
+                let words = self.words().into_iter().map(|word| word.as_bytes().to_vec());
+                options.into_iter().chain(words).map(|option| self.utf8(option)).collect()
             }
         }
     }
 
+    /// What concerns the one mount.
+    fn words(&self) -> Vec<&'static str> {
+        let read_only = (self.access() == Access::ReadOnly).then_some("ro");
+        read_only.into_iter().chain(self.options.of_mount()).collect()
+    }
+
     /// The options of one page, with names relative to the base.
     pub(super) fn page(&self, style: XattrStyle, lowers: &[EntryPath], upper: Option<&Upper>) -> Vec<u8> {
-        overlay_options(style, lowers, upper, |name| escape(name.as_bytes())).join(&b',')
+        self.overlay_options(style, lowers, upper, |name| escape(name.as_bytes())).join(&b',')
+    }
+
+    fn overlay_options(
+        &self,
+        style: XattrStyle,
+        lowers: &[EntryPath],
+        upper: Option<&Upper>,
+        name: impl Fn(&EntryPath) -> Vec<u8>,
+    ) -> Vec<Vec<u8>> {
+        let option = |key: &str, value: &[u8]| [key.as_bytes(), b"=", value].concat();
+        let mut options: Vec<Vec<u8>> = ALWAYS.iter().map(|(key, value)| option(key, value.as_bytes())).collect();
+        if style == XattrStyle::User {
+            options.push(b"userxattr".to_vec());
+        }
+        options.extend(self.options.of_overlay(upper.is_some()).into_iter().map(|(key, value)| match value {
+            None => key.as_bytes().to_vec(),
+            // The kernel and mount(8) take the commas of a quoted context for its own; nothing else has any.
+            Some(value) if value.contains(',') => option(key, format!("\"{value}\"").as_bytes()),
+            Some(value) => option(key, value.as_bytes()),
+        }));
+        if let Some(upper) = upper {
+            options.push(option("workdir", &name(&upper.work)));
+            options.push(option("upperdir", &name(&upper.upper)));
+        }
+        options.push(option("lowerdir", &lowers.iter().map(name).collect::<Vec<_>>().join(&b':')));
+        options
     }
 
     fn utf8(&self, bytes: Vec<u8>) -> Result<String> {
@@ -158,25 +195,6 @@ impl Mount {
                 .with_source(error)
         })
     }
-}
-
-fn overlay_options(
-    style: XattrStyle,
-    lowers: &[EntryPath],
-    upper: Option<&Upper>,
-    name: impl Fn(&EntryPath) -> Vec<u8>,
-) -> Vec<Vec<u8>> {
-    let option = |key: &str, value: &[u8]| [key.as_bytes(), b"=", value].concat();
-    let mut options: Vec<Vec<u8>> = ALWAYS.iter().map(|(key, value)| option(key, value.as_bytes())).collect();
-    if style == XattrStyle::User {
-        options.push(b"userxattr".to_vec());
-    }
-    if let Some(upper) = upper {
-        options.push(option("workdir", &name(&upper.work)));
-        options.push(option("upperdir", &name(&upper.upper)));
-    }
-    options.push(option("lowerdir", &lowers.iter().map(name).collect::<Vec<_>>().join(&b':')));
-    options
 }
 
 fn escape(path: &[u8]) -> Vec<u8> {

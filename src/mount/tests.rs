@@ -1,3 +1,5 @@
+mod options;
+
 use super::*;
 use crate::sys::test_support::{Place, mounting, mounting_as_root};
 use std::fs;

@@ -73,7 +73,7 @@ impl FsContext {
     ///
     /// # Errors
     /// `Io` with the kernel's reason.
-    pub(crate) fn set_string(&self, key: &'static str, value: &str) -> Result<()> {
+    pub(crate) fn set_string(&self, key: &str, value: &str) -> Result<()> {
         fsconfig_set_string(&self.fs, key, value).map_err(|errno| self.failed("fsconfig", errno))
     }
 
@@ -81,7 +81,7 @@ impl FsContext {
     ///
     /// # Errors
     /// `Io` with the kernel's reason.
-    pub(crate) fn set_flag(&self, key: &'static str) -> Result<()> {
+    pub(crate) fn set_flag(&self, key: &str) -> Result<()> {
         fsconfig_set_flag(&self.fs, key).map_err(|errno| self.failed("fsconfig", errno))
     }
 
@@ -158,12 +158,24 @@ pub(crate) fn clone_mount(directory: impl AsFd) -> Result<OwnedFd> {
     open_tree(directory, c"", flags).map_err(|errno| privileged(Error::io("open_tree", errno)))
 }
 
-/// Forbids writes through one mount; others of the same file system keep what they have.
+/// Forbids writes, devices and the like through one mount; others of the same file system keep what they have.
 ///
 /// # Errors
 /// `PermissionDenied`, `Io`; `Unsupported` before Linux 5.12.
-pub(crate) fn make_read_only(mount: impl AsFd) -> Result<()> {
-    set(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0)
+pub(crate) fn restrict(mount: impl AsFd, attributes: MountAttrFlags) -> Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    let atime = attributes.contains(MountAttrFlags::MOUNT_ATTR_NOATIME);
+    set(mount.as_fd(), attributes, 0).map_err(|error| if atime { locked_atime(error) } else { error })
+}
+
+/// A user namespace may not change how a mount that it was given keeps access times.
+fn locked_atime(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => error.because("in a user namespace, noatime is not to be had for a bind mount"),
+        _ => error,
+    }
 }
 
 /// Shows other owners through one mount: those of a user namespace's id map. The mount must not be attached yet.
@@ -177,7 +189,10 @@ pub(crate) fn map_owners(mount: impl AsFd, user_namespace: impl AsFd) -> Result<
 
 #[allow(unsafe_code)]
 fn set(mount: BorrowedFd<'_>, set: MountAttrFlags, userns_fd: u64) -> Result<()> {
-    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: 0, propagation: 0, userns_fd };
+    // How access times are kept is one setting of several: what was set before is cleared as a whole.
+    let times =
+        if set.contains(MountAttrFlags::MOUNT_ATTR_NOATIME) { MountAttrFlags::MOUNT_ATTR__ATIME } else { MountAttrFlags::empty() };
+    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: times.bits().into(), propagation: 0, userns_fd };
     // SAFETY: `mount` is an open descriptor, the path is a NUL-terminated literal, and the kernel reads exactly `size_of` bytes of
     // `attributes`, which is the kernel's own layout and lives across the call.
     let result = unsafe {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -132,7 +133,7 @@ fn mount_overlay(place: &Dir, user_xattrs: bool, api: Api) -> Result<OwnedFd> {
     if api == Api::Legacy {
         let style: &[u8] = if user_xattrs { b"userxattr," } else { b"" };
         let data = [style, b"lowerdir=lower,upperdir=upper,workdir=work"].concat();
-        return legacy::detached(place.as_fd(), legacy::Options { data: &data, read_only: false });
+        return legacy::detached(place.as_fd(), legacy::Options { data: &data, flags: MsFlags::empty() });
     }
     let fs = FsContext::open("overlay", api)?;
     if user_xattrs {

@@ -8,10 +8,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 
-use super::{clone_mount, privileged, proc_path};
+use super::{clone_mount, locked_atime, privileged, proc_path};
 use crate::error::{Error, ErrorKind, Result};
+
+/// What of a mount stays where it is remounted with more.
+const KEPT: [(StatVfsMountFlags, MsFlags); 6] = [
+    (StatVfsMountFlags::RDONLY, MsFlags::MS_RDONLY),
+    (StatVfsMountFlags::NOSUID, MsFlags::MS_NOSUID),
+    (StatVfsMountFlags::NODEV, MsFlags::MS_NODEV),
+    (StatVfsMountFlags::NOEXEC, MsFlags::MS_NOEXEC),
+    (StatVfsMountFlags::NOATIME, MsFlags::MS_NOATIME),
+    (StatVfsMountFlags::NODIRATIME, MsFlags::MS_NODIRATIME),
+];
 
 /// How many bytes of options one call takes: a page, less the NUL at its end.
 pub(crate) fn options_max() -> usize {
@@ -23,8 +33,8 @@ pub(crate) fn options_max() -> usize {
 pub(crate) struct Options<'a> {
     /// Comma-separated, with names relative to the directory.
     pub(crate) data: &'a [u8],
-    /// Nothing can be written.
-    pub(crate) read_only: bool,
+    /// `MS_RDONLY` and the like.
+    pub(crate) flags: MsFlags,
 }
 
 /// Mounts an overlay on a directory, in this process's mount namespace.
@@ -44,20 +54,34 @@ pub(crate) fn attach(directory: BorrowedFd<'_>, options: Options<'_>, target: Bo
 pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
     fits(options)?;
     in_directory(directory, || {
+        let home = std::fs::File::open("/proc/thread-self/ns/mnt").ok();
         // The working directory moves along into the new namespace; a descriptor would not.
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| privileged(Error::io("unshare", errno)))?;
-        // Otherwise the mount would appear in every namespace that this one was copied from.
-        nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-            .map_err(|errno| privileged(failed(errno)))?;
-        mount(options, ".")?;
-        // The working directory is covered now, `.` still means what is below; from its parent the name leads to the mount.
-        let root = open_covering(directory)?;
-        match clone_mount(&root) {
-            Ok(mount) => Ok(mount),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(root),
-            Err(error) => Err(error),
+        let made = mount_aside(directory, options);
+        // A namespace goes some time after its last thread, and keeps until then whatever was mounted when it was made: an upperdir that
+        // is unmounted meanwhile would still count as used. It goes at once when the thread leaves it.
+        if let Some(home) = home
+            && let Err(error) = nix::sched::setns(home, CloneFlags::CLONE_NEWNS)
+        {
+            tracing::debug!(%error, "a mount namespace goes with its thread");
         }
+        made
     })
+}
+
+/// In a mount namespace of this thread's own.
+fn mount_aside(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
+    // Otherwise the mount would appear in every namespace that this one was copied from.
+    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|errno| privileged(failed(errno)))?;
+    mount(options, ".")?;
+    // The working directory is covered now, `.` still means what is below; from its parent the name leads to the mount.
+    let root = open_covering(directory)?;
+    match clone_mount(&root) {
+        Ok(mount) => Ok(mount),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(root),
+        Err(error) => Err(error),
+    }
 }
 
 /// Mounts a directory on another one a second time.
@@ -70,14 +94,23 @@ pub(crate) fn bind(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()>
         .map_err(|errno| privileged(failed(errno)))
 }
 
-/// Forbids writes through a bind mount, which must be held by its root.
+/// Forbids writes, devices and the like through a bind mount, which must be held by its root. What was forbidden before stays so.
 ///
 /// # Errors
 /// `PermissionDenied`, `Io`.
-pub(crate) fn remount_bind_read_only(root: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn restrict_bind(root: BorrowedFd<'_>, flags: MsFlags) -> Result<()> {
+    if flags.is_empty() {
+        return Ok(());
+    }
     let none: Option<&str> = None;
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    nix::mount::mount(none, proc_path(root).as_str(), none, flags, none).map_err(|errno| privileged(failed(errno)))
+    // A remount says everything anew, and in a user namespace what the host set may not be taken back.
+    let status = rustix::fs::fstatvfs(root).map_err(|errno| Error::io("fstatvfs", errno))?;
+    let kept: MsFlags = KEPT.into_iter().filter(|(flag, _)| status.f_flag.contains(*flag)).map(|(_, flag)| flag).collect();
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | kept | flags;
+    nix::mount::mount(none, proc_path(root).as_str(), none, flags, none).map_err(|errno| {
+        let error = privileged(failed(errno));
+        if flags.contains(MsFlags::MS_NOATIME) { locked_atime(error) } else { error }
+    })
 }
 
 /// What covers a directory: the root of the mount on top of it, which the path that `/proc` shows for it leads to.
@@ -115,8 +148,7 @@ fn fits(options: Options<'_>) -> Result<()> {
 }
 
 fn mount(options: Options<'_>, target: &str) -> Result<()> {
-    let flags = if options.read_only { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(options.data))
+    nix::mount::mount(Some("overlay"), target, Some("overlay"), options.flags, Some(options.data))
         .map_err(|errno| privileged(failed(errno)))
 }
 

@@ -113,3 +113,104 @@ as_everybody! {
         assert_eq!(made.json(&["doctor"])["store"], "a store with the copy backend");
     }
 }
+
+#[test]
+fn how_to_mount_is_said_as_mount_8_has_it() {
+    Sandbox::root().run(|| {
+        for backend in ["overlay", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&base(), None);
+            fs::create_dir(store.path("m")).unwrap();
+            let shown = || {
+                let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+                let target = store.path("m");
+                let line = table.lines().find(|line| line.contains(&format!(" {} ", target.display()))).unwrap();
+                line.split(' ').nth(5).unwrap().to_owned()
+            };
+            store.ok(&["prepare", "box", &chain, "--mount", "m", "-o", "ro,nosuid,nodev"]);
+            assert!(shown().starts_with("ro,nosuid,nodev"), "{}", shown());
+            assert!(fs::write(store.path("m/new"), "").is_err());
+            store.ok(&["umount", "m"]);
+            store.ok(&["mount", "box", "m", "-o", "noexec"]);
+            assert!(shown().starts_with("rw,noexec"), "{}", shown());
+            store.ok(&["umount", "m"]);
+            let options = &store.json(&["mounts", "box", "-o", "nosuid,ro"])[0]["options"];
+            assert!(options.as_array().unwrap().ends_with(&["ro".into(), "nosuid".into()]), "{options}");
+            for wrong in ["metacopy=on", "lowerdir=/etc", "bogus", "userxattr", "redirect_dir=on"] {
+                let output = store.tool(&["mount", "box", "m", "-o", wrong]).run();
+                assert_eq!(output.status, 2, "{wrong}: {output:?}");
+                assert!(output.stderr.contains(wrong.split('=').next().unwrap()), "{output:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_volatile_snapshot_is_whole_until_the_system_starts_anew() {
+    Sandbox::root().run(|| {
+        for backend in ["overlay", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&base(), None);
+            let target = store.path("m");
+            fs::create_dir(&target).unwrap();
+            for key in ["one", "two"] {
+                store.ok(&["prepare", key, &chain, "--mount", "m", "-o", "volatile"]);
+                fs::write(target.join("new"), key).unwrap();
+                store.ok(&["umount", "m"]);
+                store.ok(&["mount", key, "m"]);
+                assert_eq!(fs::read_to_string(target.join("new")).unwrap(), key);
+                store.ok(&["umount", "m"]);
+                store.ok(&["mount", "-o", "volatile", key, "m"]);
+                store.ok(&["umount", "m"]);
+            }
+            assert_eq!(store.ok(&["changes", "one"]).stdout, "C /\nA /new\n");
+            store.ok(&["commit", "one-committed", "one"]);
+            assert_eq!(store.ok(&["changes", "one-committed"]).stdout, "C /\nA /new\n");
+            if backend == "copy" {
+                continue;
+            }
+            let trees = fs::read_dir(store.path("store/trees")).unwrap().map(|entry| entry.unwrap().path().join("work/volatile"));
+            let notes: Vec<PathBuf> = trees.filter(|note| note.exists()).collect();
+            assert_eq!(notes.len(), 1, "that of the one that is not committed: {notes:?}");
+            fs::write(&notes[0], "another boot").unwrap();
+            for arguments in
+                [&["mount", "two", "m"][..], &["changes", "two"], &["commit", "kept", "two"], &["mounts", "two", "-o", "volatile"]]
+            {
+                let error = store.error(arguments);
+                assert_eq!(error["kind"], "Corrupt", "{arguments:?} {error}");
+            }
+            store.ok(&["remove", "two", "--now"]);
+        }
+    });
+}
+
+#[test]
+fn mount_8_takes_what_it_is_shown_whatever_the_path() {
+    Sandbox::root().run(|| {
+        for name in ["plain", "a,b", "a:b", "a\\b", "a b\tc", "a\nb", "quo\"te'", "lowerdir=x,upperdir=y"] {
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path().join(name);
+            let plywood =
+                |arguments: &[&str]| plywood().arg("--root").arg(&root).args(arguments).current_dir(directory.path()).ok();
+            let target = directory.path().join("m");
+            fs::create_dir(&target).unwrap();
+            for (arguments, made) in [(&["prepare", "base"][..], "base"), (&["prepare", "box", "base-1"], "box")] {
+                plywood(arguments);
+                let line = plywood(&["mounts", made]).stdout.replace("TARGET", &target.display().to_string());
+                Tool::new("sh").args(["-euc", &line]).ok();
+                fs::write(target.join(made), made).unwrap();
+                plywood(&["umount", "m"]);
+                assert_eq!(plywood(&["changes", made]).stdout, format!("C /\nA /{made}\n"), "{name:?}");
+                if made == "base" {
+                    plywood(&["commit", "base-1", "base"]);
+                }
+            }
+            // And plywood itself, at a place whose name is no better.
+            let target = directory.path().join(format!("at {name}"));
+            fs::create_dir(&target).unwrap();
+            plywood(&["mount", "box", target.to_str().unwrap()]);
+            assert_eq!(fs::read_to_string(target.join("box")).unwrap(), "box");
+            plywood(&["umount", target.to_str().unwrap()]);
+        }
+    });
+}
