@@ -41,6 +41,8 @@ mod model;
 mod power_cut;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod real;
+#[cfg(all(feature = "cli", feature = "testing"))]
+mod runtime;
 mod sandbox;
 #[cfg(feature = "testing")]
 mod scale;

@@ -1,6 +1,8 @@
 //! What the integration tests stand on: skipping out loud, sandboxes that die with their test, disks of every kind, tools.
 
 mod disk;
+#[cfg(all(feature = "cli", feature = "testing"))]
+mod programs;
 mod sandbox;
 mod tools;
 #[cfg(feature = "testing")]
@@ -9,10 +11,12 @@ pub(crate) mod tracer;
 pub(crate) mod work;
 
 pub(crate) use disk::Disk;
+#[cfg(all(feature = "cli", feature = "testing"))]
+pub(crate) use programs::programs;
 pub(crate) use sandbox::{Sandbox, arguments};
 #[cfg(feature = "cli")]
 #[allow(unused_imports)]
-pub(crate) use tools::{Output, plywood};
+pub(crate) use tools::{Output, example, plywood};
 pub(crate) use tools::{Tool, require};
 
 use std::io::Write;

@@ -123,6 +123,12 @@ impl Sandbox {
         bind(&std::env::current_exe().unwrap(), &exe);
         if let Some(command) = option_env!("CARGO_BIN_EXE_plywood") {
             bind(Path::new(command), &stage.join("plywood"));
+            // `cargo test` builds the examples as well, but not where it is asked for one test binary.
+            let run = Path::new(command).with_file_name("examples").join("run");
+            if run.exists() {
+                fs::create_dir(stage.join("examples")).unwrap();
+                bind(&run, &stage.join("examples/run"));
+            }
         }
         if self.sub_ids {
             for name in ["/etc/subuid", "/etc/subgid"] {

@@ -123,3 +123,15 @@ pub(crate) fn plywood() -> Tool {
     let staged = std::env::var_os(super::sandbox::COMMAND);
     Tool::new(staged.unwrap_or_else(|| env!("CARGO_BIN_EXE_plywood").into()))
 }
+
+/// An example of this build; says SKIP where it was not built.
+#[cfg(feature = "cli")]
+#[track_caller]
+pub(crate) fn example(test: &str, name: &str) -> Option<std::path::PathBuf> {
+    let example = plywood().program().with_file_name("examples").join(name);
+    if !example.exists() {
+        super::skip(test, &format!("the example {name} is not built: cargo build --all-features --example {name}"));
+        return None;
+    }
+    Some(example)
+}
