@@ -8,6 +8,8 @@
 //!
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
+use std::os::fd::OwnedFd;
+
 use super::{Backend, Difference, Frozen, Reference, Roots, cannot_own};
 use crate::apply;
 use crate::compare::{self, Outline};
@@ -210,6 +212,15 @@ impl Backend for Copy {
         let lower = chain.first().map(|&parent| self.fs(parent)).transpose()?;
         let upper = Upper::Whole { dir: &dir };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
+    }
+
+    fn open_root(&self, tree: Option<TreeId>, chain: &[TreeId]) -> Result<Option<OwnedFd>> {
+        let dir = match (tree, chain.first()) {
+            (Some(tree), _) => self.base.dir(&self.shown(tree, chain)?)?,
+            (None, Some(&top)) => self.fs(top)?,
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(dir.into()))
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {

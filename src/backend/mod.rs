@@ -13,6 +13,7 @@ pub use copy::Copy;
 pub use overlay::Overlay;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
@@ -168,6 +169,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `Cancelled`, `Io`: the new tree is whole nevertheless.
     fn share(&self, _old: TreeId, _new: TreeId, _cx: &Context<'_>) -> Result<()> {
         Ok(())
+    }
+
+    /// The root directory of what is seen of a chain, of a tree over it where there is one, for reading alone; it is attached nowhere.
+    /// `O_PATH` or opened for reading. `None` where nothing is in it.
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend that has no such thing; `PermissionDenied` where it takes a mount; `LimitExceeded`, `Io`.
+    fn open_root(&self, tree: Option<TreeId>, _chain: &[TreeId]) -> Result<Option<OwnedFd>> {
+        Err(Error::new(ErrorKind::Unsupported, "open root")
+            .at(tree.map_or_else(|| "a chain".to_owned(), |tree| format!("tree {tree}")))
+            .because(format!("the {} backend shows its trees only where they are mounted", self.name())))
     }
 
     /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.

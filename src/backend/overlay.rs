@@ -11,6 +11,7 @@ mod root;
 mod verify;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use super::{Backend, Difference, Frozen, Reference, Roots};
@@ -319,6 +320,23 @@ impl Backend for Overlay {
     fn share(&self, old: TreeId, new: TreeId, cx: &Context<'_>) -> Result<()> {
         let (old, new) = (self.tree(old)?.child(FS.as_bytes())?, self.tree(new)?.child(FS.as_bytes())?);
         share_tree(&old, &new, &mut || cx.check("repair")).map(drop)
+    }
+
+    fn open_root(&self, tree: Option<TreeId>, chain: &[TreeId]) -> Result<Option<OwnedFd>> {
+        if let Some(tree) = tree {
+            self.refuse_torn(tree, &self.tree(tree)?)?;
+        }
+        // A writable tree is one more layer here, so that it can be looked at while it is mounted elsewhere.
+        let mut lowers: Vec<TreeId> = tree.into_iter().chain(chain.iter().copied()).collect();
+        match lowers.len() {
+            0 => return Ok(None),
+            1 => {
+                self.ensure_empty_tree()?;
+                lowers.push(TreeId::EMPTY);
+            }
+            _ => {}
+        }
+        Ok(Some(self.overlay(&lowers, None)?.detached()?.into_fd()))
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {

@@ -180,6 +180,40 @@ pub(super) enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         target: PathBuf,
     },
+    /// Make a bundle that an OCI runtime runs at once: the image's config as config.json, and rootfs, mounted; prints the key
+    Bundle(Bundle),
+    /// Write files of a snapshot to standard output, without mounting it
+    #[command(after_help = "Example:\n  plywood cat alpine /etc/os-release")]
+    Cat {
+        /// Key or name
+        key: String,
+        /// Files; symlinks are followed within the snapshot
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// List a directory of a snapshot, without mounting it
+    #[command(after_help = "Example:\n  plywood ls alpine /etc")]
+    Ls {
+        /// Key or name
+        key: String,
+        /// Directory or file
+        #[arg(value_name = "PATH", default_value = "/")]
+        path: PathBuf,
+    },
+    /// Copy a file or directory out of a snapshot, without mounting it
+    ///
+    /// Files, directories and symlinks, with permissions and times; they become yours, without set-user-id and set-group-id bits. Nothing
+    /// is written over.
+    #[command(after_help = "Example:\n  plywood cp alpine /etc/apk ./apk")]
+    Cp {
+        /// Key or name
+        key: String,
+        /// What to copy; symlinks are followed within the snapshot
+        path: PathBuf,
+        /// Where to; into it, where it is a directory
+        #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
+        target: PathBuf,
+    },
     /// List what a snapshot changes in its parent: A (added), C (changed), D (deleted)
     #[command(after_help = "Example:\n  plywood changes box")]
     Changes {
@@ -375,6 +409,28 @@ pub(super) struct Prepare {
     pub(super) mount: Option<PathBuf>,
     #[command(flatten)]
     pub(super) options: How,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  plywood bundle alpine box && runc run --bundle box box-1; plywood umount box/rootfs")]
+pub(super) struct Bundle {
+    /// An image, a committed snapshot, or the key of one that was prepared
+    #[arg(value_name = "REF|KEY")]
+    pub(super) source: String,
+    /// The bundle's directory; made where it is missing
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(super) dir: PathBuf,
+    /// The key of the snapshot that is made of an image [default: the bundle's absolute path]
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// With a terminal
+    #[arg(short, long)]
+    pub(super) terminal: bool,
+    #[command(flatten)]
+    pub(super) options: How,
+    /// What to run instead of what the image says
+    #[arg(value_name = "CMD", last = true)]
+    pub(super) command: Vec<String>,
 }
 
 /// How a snapshot is mounted.

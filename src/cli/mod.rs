@@ -6,6 +6,7 @@
 //! standard error.
 
 mod args;
+mod bundle;
 mod check;
 mod collect;
 mod diff;
@@ -17,6 +18,7 @@ mod log;
 mod mounts;
 mod output;
 mod progress;
+mod read;
 mod session;
 mod snapshots;
 mod unshare;
@@ -100,6 +102,10 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Check { full, repair } => check::check(session, full, repair),
         Command::Mounts { options, key } => mounts::mounts(session, &key, &options),
         Command::Mount { options, key, target } => mounts::mount(session, &key, &target, &options),
+        Command::Bundle(arguments) => bundle::bundle(session, &arguments),
+        Command::Cat { key, paths } => read::cat(session, &key, &paths),
+        Command::Ls { key, path } => read::ls(session, &key, &path),
+        Command::Cp { key, path, target } => read::cp(session, &key, &path, &target),
         Command::Changes { key } => diff::changes(session, &key),
         Command::Diff(arguments) => diff::diff(session, arguments),
         // `dispatch` has seen to these.

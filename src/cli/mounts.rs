@@ -57,7 +57,8 @@ pub(super) fn attach(mount: Mount, target: &Path, how: &How) -> Result<()> {
     Ok(())
 }
 
-fn with(mount: Mount, how: &How) -> Result<Mount> {
+/// The mount as the user wants it.
+pub(super) fn with(mount: Mount, how: &How) -> Result<Mount> {
     match &how.options {
         Some(options) => mount.with_options(options),
         None => Ok(mount),

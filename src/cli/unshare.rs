@@ -54,6 +54,10 @@ pub(super) fn enter_for(global: &Global, command: &Command) -> Result<()> {
             let words = [Some(&arguments.key), arguments.parent.as_ref()].into_iter().flatten().map(quoted).collect::<Vec<_>>();
             (target, format!("{verb} {} --mount {}", words.join(" "), quoted(target)))
         }),
+        Command::Bundle(arguments) => {
+            let words = [quoted(&arguments.source), quoted(&arguments.dir)].join(" ");
+            Some((&arguments.dir, format!("bundle {words}")))
+        }
         _ => None,
     };
     if let Some((target, again)) = target {

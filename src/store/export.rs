@@ -296,7 +296,7 @@ impl Store {
     }
 
     /// The image that a snapshot stands on, and the snapshots above it, topmost first.
-    fn base_of(&self, snapshot: SnapshotRow, wanted: Option<&str>) -> Result<(Option<ImageRow>, Vec<SnapshotRow>)> {
+    pub(super) fn base_of(&self, snapshot: SnapshotRow, wanted: Option<&str>) -> Result<(Option<ImageRow>, Vec<SnapshotRow>)> {
         let reader = self.metadata().read()?;
         let mut above = Vec::new();
         let mut next = Some(snapshot);

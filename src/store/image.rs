@@ -8,6 +8,7 @@ mod base64;
 mod config;
 pub(crate) mod document;
 mod platform;
+mod runtime;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub use config::ImageConfig;
 pub(crate) use config::NewLayer;
 pub use platform::Platform;
+pub use runtime::RuntimeOptions;
 
 use crate::descriptor::Descriptor;
 use crate::digest::{ChainId, DiffId, Digest};
@@ -23,7 +25,7 @@ use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::ImageRow;
 use crate::snapshot::NAME_MAX;
-use crate::store::Store;
+use crate::store::{Store, no_snapshot};
 use document::DOCUMENT_MAX;
 
 /// An image of the store. Its index, manifest, config and layers are kept byte for byte, to be read through
@@ -96,6 +98,19 @@ impl Store {
     pub fn image(&self, reference: &str) -> Result<Image> {
         let row = self.metadata().read()?.image(reference)?.ok_or_else(|| no_image("image", reference))?;
         self.describe(row)
+    }
+
+    /// The configuration of the image that a snapshot of any kind stands on: the nearest below it, the first by reference of several.
+    /// `None` where none has a reference (any more).
+    ///
+    /// # Errors
+    /// `NotFound` without such a snapshot; `Corrupt`, `Io`.
+    pub fn base_config(&self, name: &str) -> Result<Option<ImageConfig>> {
+        let row = self.metadata().read()?.snapshot(name)?.ok_or_else(|| no_snapshot("image", name))?;
+        match self.base_of(row, None)?.0 {
+            Some(image) => Ok(Some(self.describe(image)?.config)),
+            None => Ok(None),
+        }
     }
 
     /// Gives an image a second reference; where the new one is another image's, it is moved. Durable when it returns.

@@ -30,6 +30,7 @@ mod orphans;
 mod parent;
 mod pipe;
 mod prepare;
+mod read;
 mod recover;
 mod remove;
 mod reserve;
@@ -44,6 +45,7 @@ mod tests;
 mod tree_manifest;
 mod update;
 mod usage;
+mod user;
 mod walk;
 
 use std::fmt;
@@ -58,14 +60,16 @@ pub use export::{ExportOptions, Exported, Remade};
 pub use gc::{GcOptions, GcOutcome, LostTree};
 #[cfg(feature = "cli")]
 pub(crate) use image::rfc3339;
-pub use image::{Image, ImageConfig, Layer, Platform};
+pub use image::{Image, ImageConfig, Layer, Platform, RuntimeOptions};
 pub use import::{ImportOptions, Imported};
 pub use layer::{ImportLayerOptions, ImportedLayer, LayerSource};
 pub use leases::{LeaseInfo, LeaseOptions};
 pub use open::{BackendChoice, BlobPolicy, FileSystems, StoreOptions};
 pub use prepare::PrepareOptions;
+pub use read::{FileInfo, FileKind, OpenRoot};
 pub use source::ImageSource;
 pub use update::LabelUpdate;
+pub use user::User;
 pub use walk::Filter;
 
 use crate::backend::Backend;

@@ -187,7 +187,7 @@ pub(crate) fn reopen(fd: impl AsFd) -> Result<OwnedFd> {
 }
 
 /// Opens the regular file that an `O_PATH` descriptor holds.
-pub(super) fn open_held(fd: impl AsFd, access: OFlags) -> Result<OwnedFd> {
+pub(crate) fn open_held(fd: impl AsFd, access: OFlags) -> Result<OwnedFd> {
     let fd = fd.as_fd();
     rustix::fs::open(proc_path(fd), access | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
         .map_err(|error| Error::io("open", error).at(describe(fd, b"")))

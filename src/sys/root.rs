@@ -69,7 +69,6 @@ impl Root {
         self.resolve(path, Last::Follow)
     }
 
-    #[cfg(test)]
     /// The same, but a symlink as the last component is held itself.
     pub(crate) fn open_no_follow(&self, path: &[u8]) -> Result<OwnedFd> {
         self.resolve(path, Last::Hold)

@@ -4,6 +4,7 @@ mod check;
 mod errors;
 mod images;
 mod mounts;
+mod reading;
 mod snapshots;
 
 use std::fs;

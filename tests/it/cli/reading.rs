@@ -1,0 +1,90 @@
+//! A snapshot's files without a mount: `cat`, `ls`, `cp`.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::*;
+
+/// With all that could lead a reader astray.
+fn tricky() -> Layer {
+    let layer = Layer::new().dir("", 0o711).dir("d", 0o750).file("d/set", "set-id").mode(0o4755).file("d/deep/er/file", "deep\n");
+    let layer = layer.symlink("d/out", "/../../etc/motd").symlink("d/loop", "loop").symlink("escape", "/proc/self/root/etc/passwd");
+    layer.file("etc/motd", "inside\n").mtime(1_000_000_000, 5).fifo("d/pipe").file("d/new\nline", "").symlink("up", "../../../d")
+}
+
+as_everybody! {
+    files_are_read_where_they_stand {
+        for backend in ["auto", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&tricky(), None);
+            let upper = store.layer(&Layer::new().whiteout("d/set").file("d/upper", "upper\n"), Some(&chain));
+            store.ok(&["prepare", "box", &upper]);
+            store.ok(&["view", "look", &upper]);
+            for key in [&chain, &upper, "box", "look"] {
+                assert_eq!(store.ok(&["cat", key, "/etc/motd", "d/out", "up/deep/er/file"]).stdout, "inside\ninside\ndeep\n", "{key}");
+                for (path, kind) in [
+                    ("escape", "NotFound"), ("d/loop", "Io"), ("d/pipe", "InvalidArgument"), ("d", "InvalidArgument"), ("none", "NotFound"),
+                ] {
+                    assert_eq!(store.error(&["cat", key, path])["kind"], kind, "{key} {path}");
+                }
+                let listed = store.json(&["ls", key, "up"]);
+                let names: Vec<_> = listed.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+                let set = if *key == *chain { &["set"][..] } else { &["upper"] };
+                assert_eq!(names, [&["deep", "loop", "new\nline", "out", "pipe"], set].concat(), "{key}");
+                assert_eq!(listed[3]["target"], "/../../etc/motd");
+                let root = store.json(&["ls", key]);
+                assert_eq!(root[0]["name"], "d");
+                assert_eq!((&root[0]["kind"], &root[0]["mode"]), (&"directory".into(), &"0750".into()));
+                assert!(store.ok(&["ls", key, "d/loop"]).stdout.contains("d/loop -> loop"));
+                assert!(store.ok(&["ls", key, "d"]).stdout.contains("new\\nline"));
+            }
+            assert_eq!(store.error(&["cat", "nobody", "x"])["kind"], "NotFound");
+        }
+    }
+    files_are_copied_out {
+        let store = Store::new("auto");
+        let chain = store.layer(&tricky(), None);
+        let copied = store.json(&["cp", &chain, "up", "out"]);
+        assert_eq!(copied["skipped"], serde_json::json!(["up/pipe"]));
+        let out = store.path("out");
+        assert_eq!(fs::read_to_string(out.join("deep/er/file")).unwrap(), "deep\n");
+        assert_eq!(fs::read_link(out.join("out")).unwrap(), Path::new("/../../etc/motd"));
+        assert_eq!(fs::metadata(out.join("set")).unwrap().permissions().mode() & 0o7777, 0o755, "no set-user-id");
+        assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o750);
+        // Into a directory that is there, as cp(1) has it; nothing is written over.
+        store.ok(&["cp", &chain, "etc/motd", "out"]);
+        let motd = fs::metadata(out.join("motd")).unwrap();
+        assert_eq!((motd.mtime(), motd.mtime_nsec()), (1_000_000_000, 5));
+        assert_eq!(store.error(&["cp", &chain, "etc/motd", "out"])["kind"], "AlreadyExists");
+        assert_eq!(store.error(&["cp", &chain, "d/pipe/x", "out"])["kind"], "Io");
+    }
+    an_image_without_a_file_has_an_empty_root {
+        for backend in ["auto", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&Layer::new(), None);
+            store.ok(&["prepare", "box", &chain]);
+            store.ok(&["prepare", "bare"]);
+            for key in [&chain, "box", "bare"] {
+                assert_eq!(store.json(&["ls", key]), serde_json::json!([]), "{key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mounted_container_is_looked_at_while_it_writes() {
+    Sandbox::root().run(|| {
+        for backend in ["overlay", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&base(), None);
+            fs::create_dir(store.path("m")).unwrap();
+            store.ok(&["prepare", "box", &chain, "--mount", "m"]);
+            fs::write(store.path("m/etc/motd"), "changed\n").unwrap();
+            fs::remove_file(store.path("m/etc/old")).unwrap();
+            assert_eq!(store.ok(&["cat", "box", "link"]).stdout, "changed\n", "{backend}");
+            assert_eq!(store.json(&["ls", "box", "etc"]).as_array().unwrap().len(), 1, "{backend}");
+            assert_eq!(store.ok(&["cat", &chain, "link"]).stdout, "hello\n");
+            store.ok(&["umount", "m"]);
+            store.ok(&["remove", "box"]);
+        }
+    });
+}
