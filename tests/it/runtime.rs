@@ -1,5 +1,6 @@
 //! Containers: what runs in a root file system of plywood's sees, and what of it is left.
 
+mod bundles;
 mod example;
 
 use std::fs;

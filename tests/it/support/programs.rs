@@ -24,7 +24,7 @@ pub(crate) fn programs() -> Layer {
             files.insert(format!("usr/{name}"), PathBuf::from(library));
         }
     }
-    let mut layer = ["", "usr", "usr/bin", "usr/lib", "usr/lib64", "etc", "tmp", "root"]
+    let mut layer = ["", "usr", "usr/bin", "usr/lib", "usr/lib64", "dev", "etc", "proc", "root", "sys", "tmp"]
         .into_iter()
         .fold(Layer::new(), |layer, folder| layer.dir(folder, 0o755));
     for (name, target) in [("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
