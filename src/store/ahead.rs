@@ -2,7 +2,8 @@
 //!
 //! A thread that decompresses ahead hands over blocks through a queue of a few, and gets the empty ones back. Either side hashes:
 //! the decompressing one while the other has enough to do, else the one that takes them, always in their order. The thread has ended
-//! when the reader is dropped; nothing of the bytes depends on where they were decompressed.
+//! when the reader is dropped; nothing of the bytes depends on where they were decompressed. What is not compressed is hashed where it
+//! comes in, and not here a second time.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,21 +44,31 @@ enum Flow {
 
 /// The digest of the first blocks.
 struct Hash {
-    hasher: Hasher,
+    hasher: Hashing,
     /// How many blocks are in it.
     blocks: u64,
+}
+
+enum Hashing {
+    Here(Hasher),
+    /// The supply takes the same bytes in, and has their digest.
+    There(Supply),
 }
 
 impl Uncompressed {
     /// No more than `expansion_ratio` times as many bytes as the supply has.
     pub(super) fn new(supply: &Supply, algorithm: Algorithm, expansion_ratio: Option<u64>, crew: &Crew) -> Result<Self> {
         let decoder = Decoder::new(supply.reader())?.expansion_ratio(expansion_ratio, Some(supply.size()));
-        Ok(Self { flow: Flow::Here(Box::new(decoder)), ..Self::ended(algorithm, crew) })
+        let bytes = Self::ended(algorithm, crew);
+        if decoder.compression() == Compression::None && supply.is_hashed_by(algorithm) {
+            lock(&bytes.hash).hasher = Hashing::There(supply.clone());
+        }
+        Ok(Self { flow: Flow::Here(Box::new(decoder)), ..bytes })
     }
 
     /// No bytes.
     pub(super) fn ended(algorithm: Algorithm, crew: &Crew) -> Self {
-        let hash = Hash { hasher: Hasher::new(algorithm), blocks: 0 };
+        let hash = Hash { hasher: Hashing::Here(Hasher::new(algorithm)), blocks: 0 };
         Self { flow: Flow::Ended, hash: Arc::new(Mutex::new(hash)), crew: crew.clone(), read: 0 }
     }
 
@@ -74,9 +85,12 @@ impl Uncompressed {
         self.read
     }
 
-    /// The digest of all bytes, once they were read to their end.
+    /// The digest of all bytes, once they were read to their end; that of the supply is one only when [`Supply::blob`] has said so.
     pub(super) fn finish(self) -> Digest {
-        lock(&self.hash).hasher.clone().finish()
+        match &lock(&self.hash).hasher {
+            Hashing::Here(hasher) => hasher.clone().finish(),
+            Hashing::There(supply) => supply.digest().clone(),
+        }
     }
 
     fn read_some(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -90,7 +104,7 @@ impl Uncompressed {
         match &mut self.flow {
             Flow::Here(decoder) => {
                 let count = decoder.read(out)?;
-                lock(&self.hash).hasher.update(out.get(..count).unwrap_or_default());
+                lock(&self.hash).update(out.get(..count).unwrap_or_default());
                 Ok(count)
             }
             Flow::Ahead(ahead) => ahead.read(out, &self.hash),
@@ -113,6 +127,14 @@ impl Read for Uncompressed {
             Err(_) => self.flow = Flow::Failed,
         }
         read
+    }
+}
+
+impl Hash {
+    fn update(&mut self, bytes: &[u8]) {
+        if let Hashing::Here(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
     }
 }
 
@@ -161,7 +183,7 @@ impl Ahead {
             if !block.hashed {
                 // All blocks before it went through here, or were hashed before this one was made.
                 let mut hash = lock(hash);
-                hash.hasher.update(&block.bytes);
+                hash.update(&block.bytes);
                 hash.blocks = block.number.saturating_add(1);
             }
             let used = std::mem::replace(&mut self.current, block.bytes);
@@ -236,7 +258,7 @@ impl Worker {
         let mut hash = lock(&self.hash);
         let is_next = hash.blocks == number;
         if is_next {
-            hash.hasher.update(bytes);
+            hash.update(bytes);
             hash.blocks = number.saturating_add(1);
         }
         is_next

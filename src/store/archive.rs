@@ -1,17 +1,20 @@
-//! A tar of an image layout or of `docker save`, read once from its beginning to its end.
+//! A tar of an image layout or of `docker save`, looked through once from its beginning to its end.
 //!
-//! Blobs go through verified ingests as they pass, whatever the order of the members; only the documents at the top are kept in
-//! memory. Names are those of a tar in a root: none leads outside the archive.
+//! Of a file that is not compressed only the headers are read, and where each member stands is remembered: its bytes are read when they
+//! are asked for, like a directory's. Of everything else blobs go through verified ingests as they pass, whatever the order of the
+//! members. Only the documents at the top are kept in memory. Names are those of a tar in a root: none leads outside the archive.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 
-use crate::compression::Decoder;
+use crate::compression::{Compression, Decoder};
 use crate::content::{Blob, Expected, Ingest, Started};
 use crate::digest::{Algorithm, Digest};
 use crate::entry::{Change, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
+use crate::store::extent::Extent;
 use crate::store::image::document::DOCUMENT_MAX;
 use crate::store::intake::Intake;
 use crate::tar::{Limits, Reader};
@@ -31,22 +34,47 @@ const HOPS_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Archive {
     documents: BTreeMap<EntryPath, Vec<u8>>,
-    files: BTreeMap<EntryPath, Digest>,
+    files: BTreeMap<EntryPath, Member>,
     links: BTreeMap<EntryPath, EntryPath>,
+    /// The archive itself, where its members are read in place.
+    whole: Option<Extent>,
+}
+
+/// A file of an archive.
+#[derive(Debug)]
+enum Member {
+    /// In the store.
+    Taken(Digest),
+    InPlace(Extent),
 }
 
 impl Archive {
+    /// Looks through a file. One that is compressed is read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn open(file: File, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
+        let whole = Extent::whole(file)?;
+        if whole.compression()? != Compression::None {
+            let size = whole.size();
+            return Self::read(Box::new(whole), Some(size), limits, intake);
+        }
+        let stream = Reader::new(whole.clone(), own_limits(limits), intake.context()).passing(Extent::pass);
+        Self { whole: Some(whole), ..Self::default() }.look_through(stream, intake)
+    }
+
     /// Reads an archive of `size` bytes, where that is known, to its end. It is no layer: of a layer's limits its expansion alone counts.
     ///
     /// # Errors
     /// `InvalidLayer` for what is no tar; `DigestMismatch` for a blob that is not what its name says; `LimitExceeded`.
     pub(crate) fn read(reader: Box<dyn Read + '_>, size: Option<u64>, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
-        let cx = intake.context();
         let decoder = Decoder::new(reader)?.expansion_ratio(limits.expansion_ratio, size);
-        let mut own = Limits::default();
-        own.unpacked_bytes = own.unpacked_bytes.max(limits.unpacked_bytes);
-        let mut stream = Reader::new(decoder, own, cx);
-        let mut archive = Self::default();
+        let stream = Reader::new(decoder, own_limits(limits), intake.context());
+        Self::default().look_through(stream, intake)
+    }
+
+    fn look_through(mut self, mut stream: Reader<'_, impl Read>, intake: &mut Intake<'_>) -> Result<Self> {
+        let archive = &mut self;
         while let Some(entry) = stream.next()? {
             if archive.documents.len().saturating_add(archive.files.len()).saturating_add(archive.links.len()) >= FILES_MAX {
                 return Err(Error::new(ErrorKind::LimitExceeded, OP).because(format!("it holds more than {FILES_MAX} files")));
@@ -65,7 +93,7 @@ impl Archive {
                 _ => return Err(invalid(&path, "it is neither a file, a directory nor a link")),
             }
         }
-        Ok(archive)
+        Ok(self)
     }
 
     fn take_file(&mut self, stream: &mut Reader<'_, impl Read>, path: EntryPath, size: u64, intake: &mut Intake<'_>) -> Result<()> {
@@ -82,6 +110,13 @@ impl Archive {
         if matches!(path.file_name(), Some(b"VERSION" | b"json" | b"repositories")) {
             return Ok(());
         }
+        if let Some((at, length)) = stream.content_at()
+            && length == size
+            && let Some(whole) = &self.whole
+        {
+            self.files.insert(path, Member::InPlace(whole.part(at, size)));
+            return Ok(());
+        }
         let expected = match named_digest(&path) {
             Some(digest) => Expected::digest(digest),
             None => Expected::unknown(Algorithm::default()),
@@ -93,7 +128,7 @@ impl Archive {
                 intake.publish(ingest, Intake::UNKNOWN_TYPE)?
             }
         };
-        self.files.insert(path, blob.digest().clone());
+        self.files.insert(path, Member::Taken(blob.digest().clone()));
         Ok(())
     }
 
@@ -101,13 +136,31 @@ impl Archive {
         self.documents.get(&EntryPath::parse(name).ok()?).cloned()
     }
 
-    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str) -> Result<Option<Blob>> {
+    /// A file that is read in place, symlinks followed; `None` where there is none, or it was taken in.
+    pub(crate) fn in_place(&self, name: &str) -> Result<Option<Extent>> {
+        Ok(match self.find(name)? {
+            Some(Member::InPlace(extent)) => Some(extent.clone()),
+            Some(Member::Taken(_)) | None => None,
+        })
+    }
+
+    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str, media_type: &str) -> Result<Option<Blob>> {
+        match self.find(name)? {
+            Some(Member::Taken(digest)) => intake.present(&Expected::digest(digest.clone()), Intake::UNKNOWN_TYPE),
+            Some(Member::InPlace(extent)) => {
+                intake.add(&Expected::unknown(Algorithm::default()), media_type, &mut extent.clone()).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Option<&Member>> {
         let mut path = EntryPath::parse(name).map_err(|error| {
             Error::new(ErrorKind::InvalidLayer, OP).at(name).because("the name leads outside").with_source(error)
         })?;
         for _ in 0..HOPS_MAX {
-            if let Some(digest) = self.files.get(&path) {
-                return intake.present(&Expected::digest(digest.clone()), Intake::UNKNOWN_TYPE);
+            if let Some(member) = self.files.get(&path) {
+                return Ok(Some(member));
             }
             match self.links.get(&path) {
                 Some(target) => path = target.clone(),
@@ -116,6 +169,13 @@ impl Archive {
         }
         Err(invalid(&path, "its symlinks go on and on"))
     }
+}
+
+/// What the archive itself may ask for.
+fn own_limits(limits: &Limits) -> Limits {
+    let mut own = Limits::default();
+    own.unpacked_bytes = own.unpacked_bytes.max(limits.unpacked_bytes);
+    own
 }
 
 fn invalid(path: &EntryPath, reason: &str) -> Error {

@@ -5,10 +5,10 @@
 
 use serde::Deserialize;
 
-use crate::compression::Decoder;
+use crate::compression::{Compression, Decoder};
 use crate::content::Expected;
 use crate::descriptor::{Descriptor, MediaType};
-use crate::digest::Algorithm;
+use crate::digest::{Algorithm, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::image::document::{DOCUMENT_MAX, Reference, layer_type, new_manifest, parse_json};
 use crate::store::image::{ImageConfig, Platform};
@@ -45,18 +45,22 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
     }
 
     let mut layers = Vec::new();
-    for name in &names {
+    for (name, diff_id) in names.iter().zip(config.diff_ids()) {
+        if let Some(layer) = in_place(files, name, diff_id)? {
+            layers.push(layer);
+            continue;
+        }
         let blob = files.file(intake, name, MediaType::LAYER)?.ok_or_else(|| missing(name))?;
         let media_type = layer_type(Decoder::new(blob.reader())?.compression());
-        layers.push(Descriptor::new(media_type, blob.digest().clone(), blob.size()));
+        let descriptor = Descriptor::new(media_type, blob.digest().clone(), blob.size());
+        layers.push(Reference { descriptor, platform: None, urls: Vec::new(), data: None, file: None });
     }
     let config_descriptor = Descriptor::new(MediaType::CONFIG, config_blob.digest().clone(), config_blob.size());
-    let bytes = new_manifest(&config_descriptor, &layers)?;
+    let descriptors: Vec<Descriptor> = layers.iter().map(|layer| layer.descriptor.clone()).collect();
+    let bytes = new_manifest(&config_descriptor, &descriptors)?;
     let digest = Algorithm::default().digest(&bytes);
     let manifest = Descriptor::new(MediaType::MANIFEST, digest, bytes.len() as u64);
     intake.add(&Expected::from(&manifest), MediaType::MANIFEST, &mut bytes.as_slice())?;
-    let layers =
-        layers.into_iter().map(|descriptor| Reference { descriptor, platform: None, urls: Vec::new(), data: None }).collect();
     Ok(Chosen {
         target: manifest.clone(),
         manifest,
@@ -68,6 +72,17 @@ pub(crate) fn choose(files: &Files, list: &[u8], wanted: Wanted<'_>, intake: &mu
         references: saved.repo_tags.unwrap_or_default(),
         indexes: Vec::new(),
     })
+}
+
+/// A layer that is not compressed and is read in place: its bytes have the digest that the config says, or are refused when they come.
+fn in_place(files: &Files, name: &str, diff_id: &DiffId) -> Result<Option<Reference>> {
+    let Some(source) = files.open(name)? else { return Ok(None) };
+    // Where the layer passes by, its digest is of this algorithm: the manifest must be the same.
+    if diff_id.0.algorithm() != Algorithm::default() || source.compression()? != Compression::None {
+        return Ok(None);
+    }
+    let descriptor = Descriptor::new(layer_type(Compression::None), diff_id.0.clone(), source.size());
+    Ok(Some(Reference { descriptor, platform: None, urls: Vec::new(), data: None, file: Some(name.to_owned()) }))
 }
 
 fn by_name(mut saved: Vec<Saved>, wanted: Wanted<'_>) -> Result<Saved> {

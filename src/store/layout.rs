@@ -3,16 +3,12 @@
 //! Every name is resolved with this directory as the root: whatever symlinks it holds, nothing outside is read, and nothing but
 //! regular files.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::content::{Blob, Expected};
-use crate::descriptor::Descriptor;
-use crate::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::extent::Extent;
 use crate::store::image::document::DOCUMENT_MAX;
-use crate::store::intake::Intake;
 use crate::sys::{Dir, Root, inode};
 
 #[derive(Debug)]
@@ -31,7 +27,8 @@ impl Layout {
         self.path.join(name)
     }
 
-    fn open(&self, name: &str) -> Result<Option<File>> {
+    /// A regular file by its name.
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Extent>> {
         let held = match self.root.open(name.as_bytes()) {
             Ok(held) => held,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -40,7 +37,7 @@ impl Layout {
         if !inode::stat(&held)?.is_file() {
             return Err(Error::new(ErrorKind::InvalidLayer, "open layout").at(self.locate(name)).because("it is no regular file"));
         }
-        inode::reopen(held).map(|fd| Some(File::from(fd)))
+        inode::reopen(held).and_then(|fd| Extent::whole(fd.into())).map(Some)
     }
 
     pub(crate) fn document(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -53,21 +50,5 @@ impl Layout {
                 .because(format!("it has more than {DOCUMENT_MAX} bytes")));
         }
         Ok(Some(bytes))
-    }
-
-    /// The file that a blob is to be found in.
-    pub(crate) fn open_blob(&self, descriptor: &Descriptor) -> Result<Option<File>> {
-        let digest = &descriptor.digest;
-        self.open(&format!("blobs/{}/{}", digest.algorithm().as_str(), digest.to_hex()))
-    }
-
-    pub(crate) fn blob(&self, intake: &mut Intake<'_>, descriptor: &Descriptor) -> Result<Option<Blob>> {
-        let Some(mut file) = self.open_blob(descriptor)? else { return Ok(None) };
-        intake.add(&Expected::from(descriptor), descriptor.media_type.as_str(), &mut file).map(Some)
-    }
-
-    pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str, media_type: &str) -> Result<Option<Blob>> {
-        let Some(mut file) = self.open(name)? else { return Ok(None) };
-        intake.add(&Expected::unknown(Algorithm::default()), media_type, &mut file).map(Some)
     }
 }

@@ -14,6 +14,7 @@ mod diff;
 mod directories;
 mod docker_archive;
 mod export;
+mod extent;
 mod gc;
 mod image;
 mod import;

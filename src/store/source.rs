@@ -8,8 +8,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::content::{Blob, Expected, Started};
+use crate::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::archive::Archive;
+use crate::store::extent::Extent;
 use crate::store::image::document::{DOCUMENT_MAX, Reference};
 use crate::store::intake::Intake;
 use crate::store::layout::Layout;
@@ -117,21 +119,18 @@ impl<'a> ImageSource<'a> {
         self.reference.as_deref()
     }
 
-    /// Opens the source; of an archive everything is read, and its blobs are taken in.
+    /// Opens the source; an archive that is compressed or no file is read to its end, and its blobs are taken in.
     pub(crate) fn open(self, limits: &Limits, intake: &mut Intake<'_>) -> Result<Files> {
         match self.form {
             Form::Reader(reader) => Archive::read(reader, None, limits, intake).map(Files::Archive).map_err(perhaps_a_layer),
-            Form::Path(path) => match host::open(&path)? {
-                Opened::Directory(directory) => Ok(Files::Layout(Layout::new(directory, path))),
-                Opened::File(file) => {
-                    let metadata = file.metadata().map_err(|error| Error::io("stat", error).at(&path))?;
-                    // A pipe has no size.
-                    let size = metadata.is_file().then_some(metadata.len());
-                    Archive::read(Box::new(file), size, limits, intake)
-                        .map(Files::Archive)
-                        .map_err(|error| perhaps_a_layer(error).at(&path))
-                }
-            },
+            Form::Path(path) => {
+                let archive = match host::open(&path)? {
+                    Opened::Directory(directory) => return Ok(Files::Layout(Layout::new(directory, path))),
+                    Opened::File(file) => Archive::open(file, limits, intake),
+                    Opened::Pipe(pipe) => Archive::read(Box::new(pipe), None, limits, intake),
+                };
+                archive.map(Files::Archive).map_err(|error| perhaps_a_layer(error).at(&path))
+            }
         }
     }
 }
@@ -187,10 +186,10 @@ impl Files {
         if let Some(data) = &reference.data {
             return intake.add(&expected, media_type, &mut data.as_slice()).map(Some);
         }
-        match self {
-            Self::Layout(layout) => layout.blob(intake, descriptor),
-            // What an archive holds was taken in while it was read.
-            Self::Archive(_) => Ok(None),
+        match self.open_blob(reference)? {
+            Some(mut source) => intake.add(&expected, media_type, &mut source).map(Some),
+            // What passed by was taken in then.
+            None => Ok(None),
         }
     }
 
@@ -208,23 +207,38 @@ impl Files {
         }
     }
 
-    /// A blob to be read now: of a layout's, the bytes come in while they are read. `None` where neither the source nor the store holds
-    /// it.
+    /// A blob to be read now: what is read in place comes in while it is read. `None` where neither the source nor the store holds it.
     ///
     /// # Errors
     /// As [`blob`](Self::blob).
     pub(super) fn supply(&self, intake: &mut Intake<'_>, reference: &Reference) -> Result<Option<Supply>> {
         let descriptor = &reference.descriptor;
-        let source = match self {
-            Self::Layout(layout) if reference.data.is_none() => layout.open_blob(descriptor)?,
-            _ => None,
-        };
+        let source = if reference.data.is_some() { None } else { self.open_blob(reference)? };
         match source {
             None => self.find(intake, reference).map(|blob| blob.map(Supply::stored)),
             Some(source) => Ok(Some(match intake.start(&Expected::from(descriptor), descriptor.media_type.as_str())? {
                 Started::Present(blob) => Supply::stored(blob),
                 Started::Ingest(ingest) => Supply::arriving(descriptor.digest.clone(), descriptor.size, ingest, source),
             })),
+        }
+    }
+
+    /// The bytes that a blob is to be found in, where they are read in place.
+    fn open_blob(&self, reference: &Reference) -> Result<Option<Extent>> {
+        match &reference.file {
+            Some(name) => self.open(name),
+            None => {
+                let digest = &reference.descriptor.digest;
+                self.open(&format!("blobs/{}/{}", digest.algorithm().as_str(), digest.to_hex()))
+            }
+        }
+    }
+
+    /// A file by its name in the source, symlinks inside the source followed, where it is read in place; `None` where there is none.
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Extent>> {
+        match self {
+            Self::Layout(layout) => layout.open(name),
+            Self::Archive(archive) => archive.in_place(name),
         }
     }
 
@@ -242,8 +256,11 @@ impl Files {
     /// Takes in a file by its name in the source, symlinks inside the source followed; `None` where there is none.
     pub(crate) fn file(&self, intake: &mut Intake<'_>, name: &str, media_type: &str) -> Result<Option<Blob>> {
         match self {
-            Self::Layout(layout) => layout.file(intake, name, media_type),
-            Self::Archive(archive) => archive.file(intake, name),
+            Self::Layout(layout) => match layout.open(name)? {
+                Some(mut file) => intake.add(&Expected::unknown(Algorithm::default()), media_type, &mut file).map(Some),
+                None => Ok(None),
+            },
+            Self::Archive(archive) => archive.file(intake, name, media_type),
         }
     }
 }

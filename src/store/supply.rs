@@ -4,15 +4,15 @@
 //! decompresses it, and is read from the source once. Invariant: [`Supply::blob`] gives a blob only once all bytes came and their digest
 //! and size were found to be the declared ones; what was unpacked before that must not be named.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::content::{Blob, BlobReader, Ingest};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Context;
+use crate::store::extent::Extent;
 
 const OP: &str = "ingest";
 const BUFFER: usize = 256 << 10;
@@ -33,7 +33,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     blob: Option<Blob>,
-    source: Option<File>,
+    source: Option<Extent>,
     ingest: Option<Ingest>,
 }
 
@@ -46,7 +46,7 @@ impl Supply {
     }
 
     /// Bytes of this digest and size that are still to be taken in: all of `source`.
-    pub(super) fn arriving(digest: Digest, size: u64, ingest: Ingest, source: File) -> Self {
+    pub(super) fn arriving(digest: Digest, size: u64, ingest: Ingest, source: Extent) -> Self {
         let state = Mutex::new(State { blob: None, source: Some(source), ingest: Some(ingest) });
         Self(Arc::new(Inner { digest, size, taken: AtomicU64::new(0), state }))
     }
@@ -59,6 +59,11 @@ impl Supply {
     /// As declared, until [`blob`](Self::blob) gave the proof.
     pub(super) fn size(&self) -> u64 {
         self.0.size
+    }
+
+    /// Whether the bytes are on their way, through a digest of this algorithm.
+    pub(super) fn is_hashed_by(&self, algorithm: Algorithm) -> bool {
+        self.0.digest.algorithm() == algorithm && self.state().blob.is_none()
     }
 
     /// How many bytes came in so far.

@@ -15,8 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(crate) enum Opened {
     Directory(Dir),
-    /// A regular file, or a pipe (`<(command)` of a shell).
+    /// A regular file.
     File(File),
+    /// `<(command)` of a shell.
+    Pipe(File),
 }
 
 /// Opens a directory, a file or a pipe for reading.
@@ -32,7 +34,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
         FileType::RegularFile => inode::reopen(held).map(|fd| Opened::File(fd.into())),
         FileType::Fifo => {
             let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map_err(fail)?;
-            Ok(Opened::File(fd.into()))
+            Ok(Opened::Pipe(fd.into()))
         }
         _ => Err(Error::new(ErrorKind::InvalidArgument, "open").at(path).because("it is neither a directory nor a file")),
     }

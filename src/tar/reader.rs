@@ -91,6 +91,17 @@ impl<'a, R: Read> Reader<'a, R> {
         }
     }
 
+    /// The same of a stream that can pass over what is not taken, without reading it: `pass` says how many bytes there were.
+    pub(crate) fn passing(self, pass: fn(&mut R, u64) -> u64) -> Self {
+        Self { source: self.source.passing(pass), ..self }
+    }
+
+    /// Where in the stream the content of the current file stands, none of which was taken, and how long it is; `None` for a sparse file.
+    pub(crate) fn content_at(&self) -> Option<(u64, u64)> {
+        let is_whole = self.body.segment.offset == 0 && self.body.segment.length == self.body.stored && self.body.rest.len() == 0;
+        is_whole.then(|| (self.source.offset(), self.body.stored))
+    }
+
     /// Begins again with `inner`, the same stream from its start. What is skipped is reported again: whoever begins
     /// again takes the first report back ([`Context::rewind`]).
     pub fn rewind(&mut self, inner: R) {

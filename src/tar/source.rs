@@ -24,12 +24,21 @@ pub(super) struct Source<'a, R> {
     /// Bytes read from below, and how many of these the progress was told: a stream that is read again is not told again.
     read: u64,
     told: u64,
+    pass: Option<Pass<R>>,
 }
+
+/// Passes over bytes of a stream without reading them; how many there were.
+pub(super) type Pass<R> = fn(&mut R, u64) -> u64;
 
 impl<'a, R: Read> Source<'a, R> {
     pub(super) fn new(inner: R, limits: &Limits, cx: &'a Context<'a>) -> Self {
         let buffer = vec![0; CAPACITY].into_boxed_slice();
-        Self { inner, cx, most: limits.unpacked_bytes, buffer, start: 0, end: 0, offset: 0, read: 0, told: 0 }
+        Self { inner, cx, most: limits.unpacked_bytes, buffer, start: 0, end: 0, offset: 0, read: 0, told: 0, pass: None }
+    }
+
+    /// The same of a stream that can pass over bytes.
+    pub(super) fn passing(self, pass: Pass<R>) -> Self {
+        Self { pass: Some(pass), ..self }
     }
 
     pub(super) fn rewind(&mut self, inner: R) {
@@ -108,6 +117,11 @@ impl<'a, R: Read> Source<'a, R> {
     /// Consumes `count` bytes; how many were missing.
     pub(super) fn skip(&mut self, mut count: u64) -> Result<u64> {
         while count > 0 {
+            if let Some(pass) = self.pass.filter(|_| self.start == self.end) {
+                let passed = pass(&mut self.inner, count);
+                self.offset = self.offset.saturating_add(passed);
+                return Ok(count.saturating_sub(passed));
+            }
             let some = usize::try_from(count).unwrap_or(usize::MAX).min(self.available()?);
             if some == 0 {
                 break;

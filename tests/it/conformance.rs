@@ -1,9 +1,13 @@
 //! The conformance kit, run through the library on both backends, as root and as the root of a user namespace.
 
-use plywood::Parallelism;
-use plywood::store::{BackendChoice, Store};
-use plywood::testing::conformance::{Means, conformance, images, store_suite, through_store};
+use plywood::compression::Compression;
+use plywood::snapshot::Name;
+use plywood::store::{BackendChoice, ImageSource, ImportOptions, Store};
+use plywood::testing::Image;
+use plywood::testing::conformance::{Means, conformance, images, show, store_suite, through_store};
+use plywood::testing::image::Layout;
 use plywood::tree::Access;
+use plywood::{Context, Parallelism};
 
 use crate::support::{Disk, Sandbox, is_root, skip};
 
@@ -40,6 +44,44 @@ fn images_by_one_thread_and_by_several() {
         }
     };
     Sandbox::root().disk(MEMORY).run(|| run(Means::ROOT));
+}
+
+/// The same from archives: `docker save`'s and OCI's, read in place, compressed, and as they come out of a pipe.
+#[test]
+fn images_out_of_archives() {
+    let run = |means, form: &str, threads| {
+        let archive = |image: &Image| match form {
+            "docker" | "docker by a pipe" => image.docker_archive(&["image"]),
+            "compressed" => Layout::new().image("image", image).archive(Compression::Zstd),
+            _ => Layout::new().image("image", image).archive(Compression::None),
+        };
+        let outcome = conformance(means, |layers, at| {
+            let layer_compression = if form.starts_with("docker") { Compression::None } else { Compression::Gzip };
+            let image = layers.iter().fold(Image::new(), |image, layer| image.layer(layer.clone(), layer_compression));
+            let store =
+                Store::temporary_with(|options| options.backend(BackendChoice::Overlay).parallelism(Parallelism::new(threads)))?;
+            let (archive, file) = (archive(&image), tempfile::NamedTempFile::new().unwrap());
+            let source = if form.ends_with("pipe") {
+                ImageSource::reader(archive.as_slice())
+            } else {
+                std::fs::write(&file, &archive).unwrap();
+                ImageSource::path(file.path())
+            };
+            let imported = store.import(source, &ImportOptions::default(), &Context::default())?;
+            let name = imported.image.layers.last().map(|layer| Name::from(&layer.chain_id));
+            // The snapshot goes before its store.
+            show(&store, name.as_ref(), at, Access::ReadOnly).map(|shown| (shown, store))
+        });
+        println!("{form}, {threads} threads: {outcome}");
+        outcome.assert_passed();
+    };
+    Sandbox::root().disk(MEMORY).run(|| {
+        for form in ["docker", "docker by a pipe", "oci", "oci by a pipe", "compressed"] {
+            for threads in [1, 4] {
+                run(Means::ROOT, form, threads);
+            }
+        }
+    });
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Reference {
     pub(crate) urls: Vec<String>,
     /// The bytes themselves, checked against digest and size.
     pub(crate) data: Option<Vec<u8>>,
+    /// The file of the source that holds the bytes, where that is not the one which is named by the digest.
+    pub(crate) file: Option<String>,
 }
 
 impl Reference {
@@ -255,7 +257,7 @@ fn reference(op: &'static str, raw: RawReference) -> Result<Reference> {
     });
     let annotations = raw.annotations.unwrap_or_default();
     let descriptor = Descriptor { annotations, ..Descriptor::new(media_type, digest, size) };
-    Ok(Reference { descriptor, platform, urls: raw.urls.unwrap_or_default(), data })
+    Ok(Reference { descriptor, platform, urls: raw.urls.unwrap_or_default(), data, file: None })
 }
 
 /// Refuses what is no tar layer, by name.

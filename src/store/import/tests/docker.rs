@@ -109,6 +109,72 @@ fn compressed_layers_say_so_in_the_manifest() {
     assert_eq!(imported.references, [imported.image.manifest.digest.to_string()]);
 }
 
+/// A file that ends in a hole, of which the archive holds the beginning alone.
+fn tar_with_a_hole(name: &str, bytes: &[u8], rest: &[u8]) -> Vec<u8> {
+    let stored = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let mut header = ::tar::Header::new_gnu();
+    header.set_path(name).unwrap();
+    header.set_mode(0o644);
+    header.set_entry_type(::tar::EntryType::GNUSparse);
+    header.set_size(stored as u64);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.realsize[..11].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+    gnu.sparse[0].offset[..11].copy_from_slice(b"00000000000");
+    gnu.sparse[0].numbytes[..11].copy_from_slice(format!("{stored:011o}").as_bytes());
+    header.set_cksum();
+    let mut tar = [header.as_bytes(), &bytes[..stored]].concat();
+    tar.resize(tar.len().next_multiple_of(512), 0);
+    [tar.as_slice(), rest].concat()
+}
+
+/// Imports an archive that is read in place.
+fn import_file(home: &Home, tar: &[u8]) -> Result<Imported> {
+    let path = home.directory.path().join("archive.tar");
+    std::fs::write(&path, tar).unwrap();
+    home.store.import(ImageSource::path(&path), &ImportOptions::default(), &Context::default())
+}
+
+#[test]
+fn an_archive_read_in_place_is_the_same_image() {
+    let (image, tags) = (image(), json!(["x:1"]));
+    let config = image.config.to_string().into_bytes();
+    let compressed = list("c", tags.clone(), &["0.gz", "1", "0.gz"]);
+    let rest = tar_of([("c", config.as_slice()), ("0.gz", &image.layers[0].blob), ("manifest.json", &compressed)]);
+    let (long, short) = (image.layout("1.0").tar(Order::Backward), image.layout("1.0").tar(Order::Forward));
+    for (what, tar) in [
+        ("the old form", old_form(&image, tags)),
+        ("a compressed layer, and one with a hole", tar_with_a_hole("1", &image.layers[1].tar, &rest)),
+        ("a layout", long),
+        ("a layout, its index first", short),
+    ] {
+        let (passed, placed) = (Home::new(), Home::new());
+        let one = import(&passed, &tar, &ImportOptions::default()).unwrap();
+        let other = import_file(&placed, &tar).unwrap();
+        assert_eq!(one.references, other.references, "{what}");
+        assert_eq!((one.image.manifest, one.image.layers), (other.image.manifest, other.image.layers), "{what}");
+        let blobs = |home: &Home| home.store.content().blobs().unwrap();
+        assert_eq!(blobs(&passed), blobs(&placed), "{what}");
+    }
+}
+
+#[test]
+fn an_archive_that_is_cut_or_lies_leaves_nothing() {
+    let image = image();
+    let whole = old_form(&image, json!([]));
+    let end = whole.iter().rposition(|&byte| byte != 0).unwrap();
+    for at in [1, 512, 700, whole.len() / 2, end] {
+        let home = Home::new();
+        let error = import_file(&home, &whole[..at]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidLayer | ErrorKind::NotFound), "{at}: {error:?}");
+        home.assert_empty();
+    }
+    let mut other = image.clone();
+    other.layers[1].tar = layer_tar("other");
+    let home = Home::new();
+    assert_eq!(import_file(&home, &old_form(&other, json!([]))).unwrap_err().kind(), ErrorKind::DigestMismatch);
+    home.assert_empty();
+}
+
 #[test]
 fn of_several_images_one_must_be_meant() {
     let image = TestImage::new(&["base"]);
