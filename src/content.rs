@@ -96,6 +96,10 @@ impl Expected {
 }
 
 impl Expected {
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     pub(crate) fn known_digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
@@ -264,16 +268,21 @@ impl Content {
         Ok(file)
     }
 
+    /// Begins to take in bytes that get no name: they go unless [`Ingest::into_nameless`] is called, and with its blob then.
+    pub(crate) fn start_nameless(&self) -> Result<Ingest> {
+        self.start_unnamed(&Expected::unknown(Algorithm::default())).map(Ingest::discard_on_drop)
+    }
+
     /// Takes in all of `reader` without giving it a name: the bytes go when the last [`Blob`] and [`BlobReader`] of them is dropped.
     pub(crate) fn spool(&self, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Blob> {
-        let mut ingest = self.start_unnamed(&Expected::unknown(Algorithm::default()))?.discard_on_drop();
+        let mut ingest = self.start_nameless()?;
         ingest.copy_from(reader, cx)?;
         ingest.into_nameless()
     }
 
     /// The same with what `fill` writes.
     pub(crate) fn spool_written(&self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Blob> {
-        let mut ingest = self.start_unnamed(&Expected::unknown(Algorithm::default()))?.discard_on_drop();
+        let mut ingest = self.start_nameless()?;
         fill(&mut ingest::Writer(&mut ingest))?;
         ingest.into_nameless()
     }

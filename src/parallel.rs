@@ -54,6 +54,23 @@ impl Crew {
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(1));
         taken.ok().map(|_| Seat(self.clone()))
     }
+
+    /// The caller's own place for the others, while it waits for them: they have ended when this is dropped.
+    pub(crate) fn lend(&self) -> Lent {
+        drop(Seat(self.clone()));
+        Lent(self.clone())
+    }
+}
+
+/// The place of a thread that waits.
+#[derive(Debug)]
+#[must_use = "the place is taken back when this is dropped"]
+pub(crate) struct Lent(Crew);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
 }
 
 impl Drop for Seat {
@@ -74,5 +91,17 @@ mod tests {
         assert!(one.is_some() && other.is_some() && crew.take().is_none());
         drop(one);
         assert!(crew.take().is_some());
+        drop(other);
+    }
+
+    #[test]
+    fn who_waits_lends_its_place_and_has_it_back() {
+        let crew = Crew::new(Parallelism::ONE);
+        let lent = crew.lend();
+        let seat = crew.take();
+        assert!(seat.is_some() && crew.take().is_none());
+        drop(seat);
+        drop(lent);
+        assert!(crew.take().is_none());
     }
 }

@@ -53,6 +53,8 @@ struct Expansion {
     ratio: u64,
     /// How many there are in all, where that is known.
     size: Option<u64>,
+    /// Whether the end is judged by what was read, where the size is not known.
+    exact: bool,
 }
 
 /// Where it is not known how many compressed bytes will come, so many count as read from the start: the beginning of an honest
@@ -91,12 +93,18 @@ impl<R: Read> Decoder<R> {
     /// there may be any number.
     #[must_use]
     pub fn expansion_ratio(self, ratio: Option<u64>, size: Option<u64>) -> Self {
-        Self { expansion: ratio.map(|ratio| Expansion { ratio, size }), ..self }
+        Self { expansion: ratio.map(|ratio| Expansion { ratio, size, exact: false }), ..self }
     }
 
-    fn check_expansion(&self) -> Result<()> {
-        let Some(Expansion { ratio, size }) = self.expansion else { return Ok(()) };
-        let size = size.unwrap_or_else(|| self.taken().max(UNSIZED_START));
+    /// The same at the end as if the size had been known from the beginning.
+    pub(crate) fn exact_at_the_end(self) -> Self {
+        Self { expansion: self.expansion.map(|expansion| Expansion { exact: true, ..expansion }), ..self }
+    }
+
+    fn check_expansion(&self, is_end: bool) -> Result<()> {
+        let Some(Expansion { ratio, size, exact }) = self.expansion else { return Ok(()) };
+        let start = if exact && is_end { 0 } else { UNSIZED_START };
+        let size = size.unwrap_or_else(|| self.taken().max(start));
         if self.given <= size.saturating_mul(ratio) {
             return Ok(());
         }
@@ -155,7 +163,7 @@ impl<R: Read> Read for Decoder<R> {
         };
         let read = read.map_err(|error| classify(self.compression(), error)).and_then(|count| {
             self.given = self.given.saturating_add(count as u64);
-            self.check_expansion().map(|()| count)
+            self.check_expansion(count == 0).map(|()| count)
         });
         read.map_err(|error| {
             self.failed = Some((error.kind(), error.reason().unwrap_or("the source failed").to_owned()));

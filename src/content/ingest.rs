@@ -186,6 +186,16 @@ impl Ingest {
         Ok(Verified { ingest: self, digest })
     }
 
+    /// What was said of the bytes before they came.
+    pub(crate) fn expected(&self) -> &Expected {
+        &self.expected
+    }
+
+    /// The file, for whoever reads what came so far.
+    pub(crate) fn file(&self) -> Result<File> {
+        duplicate(&self.lock)
+    }
+
     /// The bytes, all of which came: checked, to be read, still without a name.
     pub(crate) fn checked(&mut self) -> Result<Blob> {
         let digest = self.check()?;
@@ -193,7 +203,7 @@ impl Ingest {
     }
 
     /// Checks the bytes and takes their name away: they live as long as the blob is held.
-    pub(super) fn into_nameless(mut self) -> Result<Blob> {
+    pub(crate) fn into_nameless(mut self) -> Result<Blob> {
         let digest = self.check()?;
         gone(self.content.0.ingests.unlink(&self.name))?;
         self.end = End::Done;

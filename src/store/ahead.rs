@@ -58,7 +58,7 @@ enum Hashing {
 impl Uncompressed {
     /// No more than `expansion_ratio` times as many bytes as the supply has.
     pub(super) fn new(supply: &Supply, algorithm: Algorithm, expansion_ratio: Option<u64>, crew: &Crew) -> Result<Self> {
-        let decoder = Decoder::new(supply.reader())?.expansion_ratio(expansion_ratio, Some(supply.size()));
+        let decoder = Decoder::new(supply.reader())?.expansion_ratio(expansion_ratio, supply.size()).exact_at_the_end();
         let bytes = Self::ended(algorithm, crew);
         if decoder.compression() == Compression::None && supply.is_hashed_by(algorithm) {
             lock(&bytes.hash).hasher = Hashing::There(supply.clone());
@@ -86,10 +86,13 @@ impl Uncompressed {
     }
 
     /// The digest of all bytes, once they were read to their end; that of the supply is one only when [`Supply::blob`] has said so.
-    pub(super) fn finish(self) -> Digest {
+    ///
+    /// # Errors
+    /// Those of who takes the bytes in.
+    pub(super) fn finish(self) -> Result<Digest> {
         match &lock(&self.hash).hasher {
-            Hashing::Here(hasher) => hasher.clone().finish(),
-            Hashing::There(supply) => supply.digest().clone(),
+            Hashing::Here(hasher) => Ok(hasher.clone().finish()),
+            Hashing::There(supply) => supply.read_digest(),
         }
     }
 

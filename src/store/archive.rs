@@ -5,18 +5,20 @@
 //! members. Only the documents at the top are kept in memory. Names are those of a tar in a root: none leads outside the archive.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 
 use crate::compression::{Compression, Decoder};
 use crate::content::{Blob, Expected, Ingest, Started};
-use crate::digest::{Algorithm, Digest};
+use crate::digest::{Algorithm, DiffId, Digest};
 use crate::entry::{Change, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
+use crate::store::early::Early;
 use crate::store::extent::Extent;
+use crate::store::growing::Grower;
 use crate::store::image::document::DOCUMENT_MAX;
 use crate::store::intake::Intake;
+use crate::store::supply::Supply;
 use crate::tar::{Limits, Reader};
 
 const OP: &str = "read archive";
@@ -49,31 +51,38 @@ enum Member {
 }
 
 impl Archive {
-    /// Looks through a file. One that is compressed is read.
+    /// Looks through a file that is not compressed: its members stay where they are.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
-    pub(crate) fn open(file: File, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
-        let whole = Extent::whole(file)?;
-        if whole.compression()? != Compression::None {
-            let size = whole.size();
-            return Self::read(Box::new(whole), Some(size), limits, intake);
-        }
+    /// `InvalidLayer` for what is no tar; `LimitExceeded`.
+    pub(crate) fn in_place(whole: Extent, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
         let stream = Reader::new(whole.clone(), own_limits(limits), intake.context()).passing(Extent::pass);
-        Self { whole: Some(whole), ..Self::default() }.look_through(stream, intake)
+        Self { whole: Some(whole), ..Self::default() }.look_through(stream, intake, None)
     }
 
-    /// Reads an archive of `size` bytes, where that is known, to its end. It is no layer: of a layer's limits its expansion alone counts.
+    /// Reads an archive of `size` bytes, where that is known, to its end, and offers what looks like a layer from its beginning on. It
+    /// is no layer: of a layer's limits its expansion alone counts.
     ///
     /// # Errors
     /// `InvalidLayer` for what is no tar; `DigestMismatch` for a blob that is not what its name says; `LimitExceeded`.
-    pub(crate) fn read(reader: Box<dyn Read + '_>, size: Option<u64>, limits: &Limits, intake: &mut Intake<'_>) -> Result<Self> {
+    pub(super) fn read(
+        reader: Box<dyn Read + '_>,
+        size: Option<u64>,
+        limits: &Limits,
+        intake: &mut Intake<'_>,
+        early: &Early<'_>,
+    ) -> Result<Self> {
         let decoder = Decoder::new(reader)?.expansion_ratio(limits.expansion_ratio, size);
         let stream = Reader::new(decoder, own_limits(limits), intake.context());
-        Self::default().look_through(stream, intake)
+        Self::default().look_through(stream, intake, Some(early))
     }
 
-    fn look_through(mut self, mut stream: Reader<'_, impl Read>, intake: &mut Intake<'_>) -> Result<Self> {
+    fn look_through(
+        mut self,
+        mut stream: Reader<'_, impl Read>,
+        intake: &mut Intake<'_>,
+        early: Option<&Early<'_>>,
+    ) -> Result<Self> {
         let archive = &mut self;
         while let Some(entry) = stream.next()? {
             if archive.documents.len().saturating_add(archive.files.len()).saturating_add(archive.links.len()) >= FILES_MAX {
@@ -81,7 +90,7 @@ impl Archive {
             }
             let path = entry.path;
             match entry.change {
-                Change::Upsert { node: Node::File { size }, .. } => archive.take_file(&mut stream, path, size, intake)?,
+                Change::Upsert { node: Node::File { size }, .. } => archive.take_file(&mut stream, path, size, intake, early)?,
                 Change::Upsert { node: Node::Symlink { target }, .. } => {
                     let target = resolve(&path, &target)?;
                     archive.links.insert(path, target);
@@ -96,7 +105,14 @@ impl Archive {
         Ok(self)
     }
 
-    fn take_file(&mut self, stream: &mut Reader<'_, impl Read>, path: EntryPath, size: u64, intake: &mut Intake<'_>) -> Result<()> {
+    fn take_file(
+        &mut self,
+        stream: &mut Reader<'_, impl Read>,
+        path: EntryPath,
+        size: u64,
+        intake: &mut Intake<'_>,
+        early: Option<&Early<'_>>,
+    ) -> Result<()> {
         if self.documents.contains_key(&path) || self.files.contains_key(&path) || self.links.contains_key(&path) {
             // The first or the last: readers differ.
             return Err(invalid(&path, "the archive holds it twice"));
@@ -124,7 +140,8 @@ impl Archive {
         let blob = match intake.start(&expected.size(size), Intake::UNKNOWN_TYPE)? {
             Started::Present(blob) => blob,
             Started::Ingest(mut ingest) => {
-                copy(stream, &mut ingest, size)?;
+                let offer = Offer { early: early.filter(|early| early.is_manned()), path: &path };
+                copy(stream, &mut ingest, size, offer)?;
                 intake.publish(ingest, Intake::UNKNOWN_TYPE)?
             }
         };
@@ -137,7 +154,7 @@ impl Archive {
     }
 
     /// A file that is read in place, symlinks followed; `None` where there is none, or it was taken in.
-    pub(crate) fn in_place(&self, name: &str) -> Result<Option<Extent>> {
+    pub(crate) fn open(&self, name: &str) -> Result<Option<Extent>> {
         Ok(match self.find(name)? {
             Some(Member::InPlace(extent)) => Some(extent.clone()),
             Some(Member::Taken(_)) | None => None,
@@ -189,6 +206,12 @@ fn named_digest(path: &EntryPath) -> Option<Digest> {
     format!("{}:{}", std::str::from_utf8(algorithm).ok()?, std::str::from_utf8(hex).ok()?).parse().ok()
 }
 
+/// The diff id in the name that skopeo and podman give a layer.
+fn named_diff_id(path: &EntryPath) -> Option<DiffId> {
+    let hex = std::str::from_utf8(path.as_bytes()).ok()?.strip_suffix(".tar")?;
+    format!("{}:{hex}", Algorithm::default().as_str()).parse().ok().map(DiffId)
+}
+
 /// Where a symlink leads, by name alone.
 fn resolve(link: &EntryPath, target: &[u8]) -> Result<EntryPath> {
     let outside = || invalid(link, "the symlink leads outside the archive");
@@ -221,12 +244,45 @@ fn document(stream: &mut Reader<'_, impl Read>, path: &EntryPath, size: u64) -> 
     Ok(bytes)
 }
 
-fn copy(stream: &mut Reader<'_, impl Read>, ingest: &mut Ingest, size: u64) -> Result<()> {
+/// To whom a member is offered, if it looks like a layer.
+#[derive(Clone, Copy)]
+struct Offer<'a> {
+    early: Option<&'a Early<'a>>,
+    path: &'a EntryPath,
+}
+
+impl Offer<'_> {
+    /// Begins to unpack what begins like a layer.
+    fn make(self, start: &[u8], ingest: &Ingest, size: u64) -> Result<Option<Grower>> {
+        let Some(early) = self.early.filter(|_| looks_like_a_layer(start)) else { return Ok(None) };
+        let (supply, grower) = Supply::growing(ingest, Some(size))?;
+        early.offer(supply, named_diff_id(self.path));
+        Ok(Some(grower))
+    }
+}
+
+/// Whether bytes are compressed, as no document is, or begin as a tar does (POSIX `ustar` at 257).
+fn looks_like_a_layer(start: &[u8]) -> bool {
+    Compression::sniff(start) != Compression::None || start.get(257..262) == Some(b"ustar")
+}
+
+fn copy(stream: &mut Reader<'_, impl Read>, ingest: &mut Ingest, size: u64, offer: Offer<'_>) -> Result<()> {
+    let (mut grower, mut offer) = (None, Some(offer));
     while let Some(chunk) = stream.chunk()? {
         fill(ingest, chunk.offset)?;
+        if let Some(offer) = offer.take().filter(|_| ingest.offset() == 0) {
+            grower = offer.make(chunk.data, ingest, size)?;
+        }
         ingest.write(chunk.data)?;
+        if let Some(grower) = &grower {
+            grower.grew(ingest.offset());
+        }
     }
-    fill(ingest, size)
+    fill(ingest, size)?;
+    if let Some(grower) = grower {
+        grower.complete(ingest.checked()?);
+    }
+    Ok(())
 }
 
 /// Writes the zeros of a hole that ends at `end`.

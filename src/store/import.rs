@@ -15,11 +15,12 @@ use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
 use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
+use crate::store::early::Early;
 use crate::store::image::{Image, Platform, check_reference, no_image};
 use crate::store::intake::Intake;
-use crate::store::layer::Incoming;
+use crate::store::layer::{Incoming, LayerBytes};
 use crate::store::select::{Chosen, Wanted};
-use crate::store::source::{Files, ImageSource};
+use crate::store::source::{Files, ImageSource, Source};
 use crate::store::stack::Stack;
 use crate::store::supply::Supply;
 use crate::store::{BlobPolicy, Store};
@@ -199,19 +200,37 @@ impl Store {
         let place = source.place().map(PathBuf::from);
         let wanted_name = source.reference().map(str::to_owned);
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
-        let files = source.open(limits, intake)?;
         let wanted = Wanted {
             reference: wanted_name.as_deref().or(options.reference.as_deref()),
             must_match: wanted_name.is_some(),
             platform: options.platform.as_ref(),
         };
-        let chosen = choose(&files, wanted, intake).map_err(|error| match place {
-            Some(place) => error.at(place),
-            None => error,
-        })?;
+        let choose = |files: &Files, intake: &mut Intake<'_>| {
+            choose(files, wanted, intake).map_err(|error| match place {
+                Some(place) => error.at(place),
+                None => error,
+            })
+        };
+        let (point, crew) = (self.sync_point()?, Crew::new(self.parallelism()));
+        let ((files, chosen), guessed) = match source.open(limits, intake)? {
+            Source::InPlace(files) => {
+                let chosen = choose(&files, intake)?;
+                ((files, chosen), Vec::new())
+            }
+            Source::Passing(archive) => {
+                let early = Early::new(self, lease, limits, crew.clone(), cx);
+                let read = || {
+                    let files = archive.read(limits, intake, &early)?;
+                    let chosen = choose(&files, intake)?;
+                    Ok((files, chosen))
+                };
+                early.during(read, |(_, chosen)| chosen.layers.iter().map(|layer| layer.descriptor.digest.clone()).collect())?
+            }
+        };
         let Stacked { layers, lacking } = if self.backend().unpacks_ahead() {
             let layers = chosen.layers.iter().zip(chosen.config.diff_ids());
-            Stack::new(self, lease, &files, layers, limits, cx).land(&mut made.chains, &mut made.blobs)?
+            let stack = Stack::new(self, lease, &files, layers, limits, crew, cx).with_guessed(guessed);
+            stack.land(point, &mut made.chains, &mut made.blobs)?
         } else {
             let blobs = chosen.layers.iter().map(|layer| files.find(intake, layer)).collect::<Result<Vec<_>>>()?;
             self.land_in_turn(lease, &chosen, &blobs, limits, made, cx)?
@@ -267,20 +286,10 @@ impl Store {
                 layers.push(ImageLayer { descriptor, diff_id: diff_id.clone(), chain_id });
                 continue;
             };
-            let landed = self.land(
-                lease,
-                &Incoming {
-                    supply: &Supply::stored(blob.clone()),
-                    crew: &crew,
-                    media_type: Some(&reference.descriptor.media_type),
-                    diff_id,
-                    parent: parent.as_ref(),
-                    is_proven: false,
-                    labels: &labels,
-                    limits,
-                },
-                cx,
-            )?;
+            let (supply, media_type) = (Supply::stored(blob.clone()), Some(&reference.descriptor.media_type));
+            let bytes = LayerBytes { supply: &supply, crew: &crew, media_type, limits };
+            let layer = Incoming { bytes: &bytes, diff_id, parent: parent.as_ref(), is_proven: false, labels: &labels };
+            let landed = self.land(lease, &layer, cx)?;
             if !landed.existed {
                 made.chains.push(landed.chain_id.clone());
             }

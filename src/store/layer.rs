@@ -19,13 +19,14 @@ use crate::lock::Subject;
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Transaction, TreeRow, Unpacked};
 use crate::parallel::{Crew, Parallelism};
 use crate::progress::{Context, Report};
-use crate::snapshot::Labels;
+use crate::snapshot::{Labels, Usage};
 use crate::store::Store;
 use crate::store::ahead::Uncompressed;
 use crate::store::directories::TREES;
 use crate::store::import::Made;
 use crate::store::layer_reader::LayerReader;
 use crate::store::leases::live_lease;
+use crate::store::passing_layer::Undeclared;
 use crate::store::supply::Supply;
 use crate::sys::durable::SyncPoint;
 use crate::tar::Limits;
@@ -69,7 +70,7 @@ impl From<Blob> for LayerSource<'_> {
 pub struct ImportLayerOptions {
     /// The committed layer or stack below; none by default.
     pub parent: Option<String>,
-    /// What the uncompressed bytes must hash to. Without one, they are hashed first.
+    /// What the uncompressed bytes must hash to. Without one, it is the layer that they turn out to be.
     pub diff_id: Option<DiffId>,
     /// What the layer is called; a compression that it does not have is reported.
     pub media_type: Option<MediaType>,
@@ -139,17 +140,42 @@ pub struct ImportedLayer {
     pub report: Report,
 }
 
-/// One layer to be unpacked onto a parent.
-pub(super) struct Incoming<'a> {
+/// A layer's bytes, and how they are read.
+pub(super) struct LayerBytes<'a> {
     pub(super) supply: &'a Supply,
     pub(super) crew: &'a Crew,
     pub(super) media_type: Option<&'a MediaType>,
+    pub(super) limits: &'a Limits,
+}
+
+/// One layer to be unpacked onto a parent.
+pub(super) struct Incoming<'a> {
+    pub(super) bytes: &'a LayerBytes<'a>,
     pub(super) diff_id: &'a DiffId,
     pub(super) parent: Option<&'a SnapshotRow>,
     /// The blob was read and hashed by this operation already.
     pub(super) is_proven: bool,
     pub(super) labels: &'a Labels,
-    pub(super) limits: &'a Limits,
+}
+
+/// A layer in a tree that nobody names: the tree goes when this is dropped.
+#[must_use = "the tree goes when this is dropped"]
+pub(super) struct Filled<'a> {
+    store: &'a Store,
+    tree: TreeId,
+    applied: Applied,
+    pub(super) diff_id: DiffId,
+    /// Before it was written, where that is not durable yet.
+    unsynced: Option<SyncPoint>,
+    is_named: bool,
+}
+
+impl Drop for Filled<'_> {
+    fn drop(&mut self) {
+        if !self.is_named {
+            self.store.discard(self.tree);
+        }
+    }
 }
 
 /// A committed layer, and whether it is new.
@@ -157,6 +183,8 @@ pub(super) struct Landed {
     pub(super) snapshot: SnapshotRow,
     pub(super) chain_id: ChainId,
     pub(super) existed: bool,
+    /// Whether it was unpacked for this, and not shared.
+    pub(super) unpacked: bool,
 }
 
 impl Store {
@@ -215,26 +243,22 @@ impl Store {
             Some(name) => self.stand_on(name, lease, &mut made.chains, cx).map(|(row, unsaid)| (Some(row), unsaid))?,
             None => (None, Report::default()),
         };
-        let supply = Supply::stored(match source.0 {
-            Form::Blob(blob) => blob,
-            Form::Reader(mut reader) => self.content().spool(&mut reader, cx)?,
-        });
         let crew = Crew::new(self.parallelism());
-        let diff_id = match &options.diff_id {
-            Some(diff_id) => diff_id.clone(),
-            None => diff_id_of(&supply, Algorithm::default(), limits, &crew, cx).map_err(|error| locate(error, &supply, limits))?,
+        let land = |supply: &Supply| {
+            let bytes = LayerBytes { supply, crew: &crew, media_type: options.media_type.as_ref(), limits };
+            let (parent, labels) = (parent.as_ref(), &options.labels);
+            match &options.diff_id {
+                Some(diff_id) => {
+                    let declared = Incoming { bytes: &bytes, diff_id, parent, is_proven: false, labels };
+                    self.land(lease, &declared, cx).map(|landed| (diff_id.clone(), landed))
+                }
+                None => self.land_undeclared(lease, &Undeclared { bytes: &bytes, parent, labels }, cx),
+            }
         };
-        let incoming = Incoming {
-            supply: &supply,
-            crew: &crew,
-            media_type: options.media_type.as_ref(),
-            diff_id: &diff_id,
-            parent: parent.as_ref(),
-            is_proven: options.diff_id.is_none(),
-            labels: &options.labels,
-            limits,
+        let (diff_id, Landed { chain_id, existed, snapshot, .. }) = match source.0 {
+            Form::Blob(blob) => land(&Supply::stored(blob))?,
+            Form::Reader(mut reader) => self.land_while_reading(&mut reader, &crew, cx, land)?,
         };
-        let Landed { chain_id, existed, snapshot } = self.land(lease, &incoming, cx)?;
         if !existed {
             made.chains.push(chain_id.clone());
         }
@@ -248,32 +272,52 @@ impl Store {
 
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.
     pub(super) fn land(&self, lease: LeaseId, layer: &Incoming<'_>, cx: &Context<'_>) -> Result<Landed> {
+        self.land_filled(lease, layer, None, cx)
+    }
+
+    /// The same, where it may have been unpacked over its parent already.
+    pub(super) fn land_filled(
+        &self,
+        lease: LeaseId,
+        layer: &Incoming<'_>,
+        filled: Option<Filled<'_>>,
+        cx: &Context<'_>,
+    ) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
             self.prove(layer, cx)?;
-            return Ok(Landed { snapshot, chain_id, existed: true });
+            return Ok(Landed { snapshot, chain_id, existed: true, unpacked: false });
         }
         let _unpacking = self.locks().wait_unless(Subject::Layer(layer.diff_id), &mut || cx.check(OP))?;
         cx.check(OP)?;
         if let Some(snapshot) = self.landed(lease, &chain_id)? {
             self.prove(layer, cx)?;
-            return Ok(Landed { snapshot, chain_id, existed: true });
+            return Ok(Landed { snapshot, chain_id, existed: true, unpacked: false });
         }
-        let chain = match layer.parent {
-            Some(parent) => self.metadata().read()?.chain(parent.id)?,
-            None => Vec::new(),
-        };
+        let chain = self.chain_on(layer.parent)?;
         if let Some(tree) = self.shareable(layer.diff_id, &chain)? {
             self.prove(layer, cx)?;
             match self.name_shared(lease, layer, &tree) {
-                Ok(snapshot) => return Ok(Landed { snapshot, chain_id, existed: false }),
+                Ok(snapshot) => return Ok(Landed { snapshot, chain_id, existed: false, unpacked: false }),
                 // The tree was collected since it was found.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        let snapshot = self.unpack(lease, layer, &chain, cx)?;
-        Ok(Landed { snapshot, chain_id, existed: false })
+        let filled = match filled {
+            Some(filled) => filled,
+            None => self.fill_new(lease, layer.bytes, layer.diff_id.0.algorithm(), &chain, cx)?,
+        };
+        let snapshot = self.name_filled(lease, layer, filled, cx)?;
+        Ok(Landed { snapshot, chain_id, existed: false, unpacked: true })
+    }
+
+    /// The trees that a layer on this parent stands on.
+    pub(super) fn chain_on(&self, parent: Option<&SnapshotRow>) -> Result<Vec<TreeId>> {
+        match parent {
+            Some(parent) => self.metadata().read()?.chain(parent.id),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Checks that the blob is the layer of its diff id, where it need not be unpacked for that: an image may claim any diff id that
@@ -282,29 +326,28 @@ impl Store {
         if layer.is_proven {
             return Ok(());
         }
-        self.prove_supply(layer.supply, layer.diff_id, layer.limits, layer.crew, cx)?;
-        self.note_proof(layer.supply.digest(), layer.diff_id)
+        self.prove_supply(layer.bytes, layer.diff_id, cx)?;
+        self.note_proof(layer.bytes.supply.blob(cx)?.digest(), layer.diff_id)
     }
 
     /// The same; of bytes that come in, all of them are read.
-    pub(super) fn prove_supply(
-        &self,
-        supply: &Supply,
-        diff_id: &DiffId,
-        limits: &Limits,
-        crew: &Crew,
-        cx: &Context<'_>,
-    ) -> Result<()> {
-        if self.metadata().read()?.blob(supply.digest())?.is_some_and(|row| row.diff_id.as_ref() == Some(diff_id)) {
+    pub(super) fn prove_supply(&self, bytes: &LayerBytes<'_>, diff_id: &DiffId, cx: &Context<'_>) -> Result<()> {
+        if let Some(digest) = bytes.supply.digest()
+            && self.metadata().read()?.blob(digest)?.is_some_and(|row| row.diff_id.as_ref() == Some(diff_id))
+        {
             return Ok(());
         }
-        let found = diff_id_of(supply, diff_id.0.algorithm(), limits, crew, cx);
-        let found = found.or_else(|error| {
-            // Where in the archive it shows is told of the bytes that are the blob's.
-            supply.blob(cx)?;
-            Err(locate(error, supply, limits))
-        })?;
+        let found = self.find_diff_id(bytes, diff_id.0.algorithm(), cx)?;
         if found == *diff_id { Ok(()) } else { Err(wrong_diff_id(diff_id, &found)) }
+    }
+
+    /// Reads a layer for its diff id alone.
+    pub(super) fn find_diff_id(&self, bytes: &LayerBytes<'_>, algorithm: Algorithm, cx: &Context<'_>) -> Result<DiffId> {
+        diff_id_of(bytes.supply, algorithm, bytes.limits, bytes.crew, cx).or_else(|error| {
+            // Where in the archive it shows is told of the bytes that are the blob's.
+            bytes.supply.blob(cx)?;
+            Err(locate(error, bytes.supply, bytes.limits))
+        })
     }
 
     /// Takes down that a blob was found to be the layer of this diff id, where it has a row.
@@ -381,57 +424,69 @@ impl Store {
         }
     }
 
-    fn unpack(&self, lease: LeaseId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<SnapshotRow> {
-        let backend = self.backend();
-        let transaction = self.metadata().write()?;
-        let tree = transaction.allocate_tree(lease, backend.name())?;
-        transaction.commit()?;
-
-        let named = self.fill(tree, layer, chain, cx).and_then(|applied| {
-            if applied.empty {
-                backend.remove(tree)?;
-            }
-            let implied_root = self.implied_root(layer.parent.is_some(), applied.root.as_ref())?;
-            let transaction = self.write_durably()?;
-            transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied: &applied })?;
-            let new =
-                NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, root: implied_root.as_ref(), labels: layer.labels };
-            let snapshot = name_layer(&transaction, &new)?;
-            check_chain(backend, transaction.chain(snapshot.id)?.len())?;
-            transaction.set_blob_diff_id(layer.supply.digest(), layer.diff_id)?;
-            transaction.lease_snapshot(lease, snapshot.id)?;
-            transaction.commit()?;
-            Ok(snapshot)
-        });
-        if named.is_err() {
-            // The row goes with the lease; its bytes need not wait for that.
-            if let Err(error) = backend.remove(tree) {
-                tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
-            }
+    /// Gives a layer that is in its tree its name.
+    fn name_filled(&self, lease: LeaseId, layer: &Incoming<'_>, mut filled: Filled<'_>, cx: &Context<'_>) -> Result<SnapshotRow> {
+        let (backend, tree) = (self.backend(), filled.tree);
+        if filled.diff_id != *layer.diff_id {
+            return Err(wrong_diff_id(layer.diff_id, &filled.diff_id));
         }
-        named
-    }
-
-    /// Unpacks the layer into a tree, to the end of its stream, and compares the diff id.
-    fn fill(&self, tree: TreeId, layer: &Incoming<'_>, chain: &[TreeId], cx: &Context<'_>) -> Result<Applied> {
-        let backend = self.backend();
-        let point = self.sync_point()?;
-        let algorithm = layer.diff_id.0.algorithm();
-        let (limits, ids) = (layer.limits.clone(), self.ids());
-        let mut reader = LayerReader::open(layer.supply, layer.media_type, algorithm, limits, layer.crew, cx)?;
-        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, Some(chain), &mut reader, ids, cx)? } else { None };
-        let is_ahead = ahead.is_some();
-        let mut applied = ahead.map_or_else(|| backend.apply(tree, chain, &mut reader, ids, cx), Ok)?;
-        let found = reader.diff_id();
-        if found != *layer.diff_id {
-            return Err(wrong_diff_id(layer.diff_id, &found));
-        }
-        if is_ahead && !applied.empty {
+        let applied = &mut filled.applied;
+        if applied.empty {
+            backend.remove(tree)?;
+        } else if let Some(point) = filled.unsynced.take() {
             self.sync_if_asked(point)?;
             // File systems that allocate late know only now.
             applied.usage = backend.usage(tree)?;
         }
-        Ok(applied)
+        let implied_root = self.implied_root(layer.parent.is_some(), applied.root.as_ref())?;
+        let transaction = self.write_durably()?;
+        transaction.finish_tree(tree, lease, &Unpacked { diff_id: layer.diff_id, ids: self.ids(), applied })?;
+        let new =
+            NewLayer { parent: layer.parent, diff_id: layer.diff_id, tree, root: implied_root.as_ref(), labels: layer.labels };
+        let snapshot = name_layer(&transaction, &new)?;
+        check_chain(backend, transaction.chain(snapshot.id)?.len())?;
+        transaction.set_blob_diff_id(layer.bytes.supply.blob(cx)?.digest(), layer.diff_id)?;
+        transaction.lease_snapshot(lease, snapshot.id)?;
+        transaction.commit()?;
+        filled.is_named = true;
+        Ok(snapshot)
+    }
+
+    /// Unpacks a layer into a new tree, to the end of its stream. Nothing is named, nor need anything be durable.
+    pub(super) fn fill_new(
+        &self,
+        lease: LeaseId,
+        bytes: &LayerBytes<'_>,
+        algorithm: Algorithm,
+        chain: &[TreeId],
+        cx: &Context<'_>,
+    ) -> Result<Filled<'_>> {
+        let (backend, ids, point) = (self.backend(), self.ids(), self.sync_point()?);
+        let tree = self.new_tree(lease)?;
+        // Goes with what was unpacked, unless all went well.
+        let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
+        let mut filled = Filled { store: self, tree, applied, diff_id, unsynced: None, is_named: false };
+        let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
+        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, Some(chain), &mut reader, ids, cx)? } else { None };
+        filled.unsynced = ahead.is_some().then_some(point);
+        filled.applied = ahead.map_or_else(|| backend.apply(tree, chain, &mut reader, ids, cx), Ok)?;
+        filled.diff_id = reader.diff_id()?;
+        Ok(filled)
+    }
+
+    /// The number of a tree to be made under this lease.
+    pub(super) fn new_tree(&self, lease: LeaseId) -> Result<TreeId> {
+        let transaction = self.metadata().write()?;
+        let tree = transaction.allocate_tree(lease, self.backend().name())?;
+        transaction.commit()?;
+        Ok(tree)
+    }
+
+    /// Deletes a tree that nobody names: its row goes with the lease, its bytes need not wait for that.
+    pub(super) fn discard(&self, tree: TreeId) {
+        if let Err(error) = self.backend().remove(tree) {
+            tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
+        }
     }
 
     /// The file system of the trees, before anything is written to it.
@@ -485,15 +540,18 @@ pub(super) fn diff_id_of(supply: &Supply, algorithm: Algorithm, limits: &Limits,
     let too_many =
         || Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {most} bytes uncompressed"));
     let mut bytes = Uncompressed::new(supply, algorithm, limits.expansion_ratio, crew)?;
-    if bytes.compression() == Some(Compression::None) && supply.digest().algorithm() == algorithm {
+    if bytes.compression() == Some(Compression::None)
+        && let (Some(digest), Some(size)) = (supply.digest(), supply.size())
+        && digest.algorithm() == algorithm
+    {
         // Whether they are of that digest is for the supply to say.
-        return if supply.size() > most { Err(too_many()) } else { Ok(DiffId(supply.digest().clone())) };
+        return if size > most { Err(too_many()) } else { Ok(DiffId(digest.clone())) };
     }
     let mut buffer = vec![0; 256 << 10];
     loop {
         cx.check(OP)?;
         match bytes.read(&mut buffer) {
-            Ok(0) => return Ok(DiffId(bytes.finish())),
+            Ok(0) => return bytes.finish().map(DiffId),
             Ok(_) if bytes.count() > most => return Err(too_many()),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -1,5 +1,6 @@
 //! [`LayerReader`]: a layer's blob as a stream of changes, hashed as it is read.
 
+use crate::compression::Compression;
 use crate::descriptor::MediaType;
 use crate::digest::{Algorithm, DiffId};
 use crate::entry::{Chunk, Entry, EntryStream, Position};
@@ -21,6 +22,7 @@ pub(super) struct LayerReader<'a> {
     cx: &'a Context<'a>,
     /// Compressed bytes that the progress was told of.
     told: u64,
+    compression: Compression,
     reader: Reader<'a, Uncompressed>,
 }
 
@@ -36,21 +38,36 @@ impl<'a> LayerReader<'a> {
     ) -> Result<Self> {
         let expansion_ratio = limits.expansion_ratio;
         let bytes = Uncompressed::new(supply, algorithm, expansion_ratio, crew)?;
-        if let (Some(media_type), Some(found)) = (media_type, bytes.compression())
-            && layer_compression(media_type).is_some_and(|declared| declared != found)
-        {
-            let declared = media_type.as_str().escape_debug().to_string();
-            cx.skip(&EntryPath::ROOT, Reason::MediaType { declared, found: found.to_string() })?;
+        let compression = bytes.compression().unwrap_or_default();
+        if let Some(media_type) = media_type {
+            report_compression(media_type, compression, cx)?;
         }
         let told = supply.taken();
         cx.progress().bytes(told);
-        Ok(Self { supply, algorithm, expansion_ratio, crew, cx, told, reader: Reader::new(bytes, limits, cx) })
+        Ok(Self { supply, algorithm, expansion_ratio, crew, cx, told, compression, reader: Reader::new(bytes, limits, cx) })
+    }
+
+    /// What the layer is compressed with.
+    pub(super) fn compression(&self) -> Compression {
+        self.compression
     }
 
     /// The digest of the uncompressed stream, which was read to its end.
-    pub(super) fn diff_id(self) -> DiffId {
-        DiffId(self.reader.into_inner().finish())
+    ///
+    /// # Errors
+    /// Those of who takes the bytes in.
+    pub(super) fn diff_id(self) -> Result<DiffId> {
+        self.reader.into_inner().finish().map(DiffId)
     }
+}
+
+/// Reports a compression that is not the one of the media type.
+pub(super) fn report_compression(media_type: &MediaType, found: Compression, cx: &Context<'_>) -> Result<()> {
+    if layer_compression(media_type).is_none_or(|declared| declared == found) {
+        return Ok(());
+    }
+    let declared = media_type.as_str().escape_debug().to_string();
+    cx.skip(&EntryPath::ROOT, Reason::MediaType { declared, found: found.to_string() })
 }
 
 impl EntryStream for LayerReader<'_> {

@@ -8,7 +8,7 @@
 use std::io;
 
 use super::Store;
-use super::layer::Incoming;
+use super::layer::{Incoming, LayerBytes};
 use crate::digest::{ChainId, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives};
@@ -79,16 +79,9 @@ impl Store {
         let blob = self.content().spool_written(|writer| self.diff(&row.name, writer, &DiffOptions::default(), cx).map(drop))?;
         // Of the same bytes: not compressed, and by the same algorithm.
         let diff_id = DiffId(blob.digest().clone());
-        let incoming = Incoming {
-            supply: &Supply::stored(blob),
-            crew: &Crew::new(self.parallelism()),
-            media_type: None,
-            diff_id: &diff_id,
-            parent,
-            is_proven: true,
-            labels: &Labels::new(),
-            limits: self.limits(),
-        };
+        let (supply, crew, labels) = (Supply::stored(blob), Crew::new(self.parallelism()), Labels::new());
+        let bytes = LayerBytes { supply: &supply, crew: &crew, media_type: None, limits: self.limits() };
+        let incoming = Incoming { bytes: &bytes, diff_id: &diff_id, parent, is_proven: true, labels: &labels };
         let landed = self.land(lease, &incoming, cx)?;
         made.extend((!landed.existed).then_some(landed.chain_id));
         Ok(landed.snapshot)

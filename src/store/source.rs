@@ -7,10 +7,12 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::compression::Compression;
 use crate::content::{Blob, Expected, Started};
 use crate::digest::Algorithm;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::archive::Archive;
+use crate::store::early::Early;
 use crate::store::extent::Extent;
 use crate::store::image::document::{DOCUMENT_MAX, Reference};
 use crate::store::intake::Intake;
@@ -119,19 +121,48 @@ impl<'a> ImageSource<'a> {
         self.reference.as_deref()
     }
 
-    /// Opens the source; an archive that is compressed or no file is read to its end, and its blobs are taken in.
-    pub(crate) fn open(self, limits: &Limits, intake: &mut Intake<'_>) -> Result<Files> {
+    /// Opens the source. An archive that is a file and not compressed is looked through.
+    pub(crate) fn open(self, limits: &Limits, intake: &mut Intake<'_>) -> Result<Source<'a>> {
+        let passing = |reader, size, place| Ok(Source::Passing(Passing { reader, size, place }));
         match self.form {
-            Form::Reader(reader) => Archive::read(reader, None, limits, intake).map(Files::Archive).map_err(perhaps_a_layer),
-            Form::Path(path) => {
-                let archive = match host::open(&path)? {
-                    Opened::Directory(directory) => return Ok(Files::Layout(Layout::new(directory, path))),
-                    Opened::File(file) => Archive::open(file, limits, intake),
-                    Opened::Pipe(pipe) => Archive::read(Box::new(pipe), None, limits, intake),
-                };
-                archive.map(Files::Archive).map_err(|error| perhaps_a_layer(error).at(&path))
-            }
+            Form::Reader(reader) => passing(reader, None, None),
+            Form::Path(path) => match host::open(&path)? {
+                Opened::Directory(directory) => Ok(Source::InPlace(Files::Layout(Layout::new(directory, path)))),
+                Opened::Pipe(pipe) => passing(Box::new(pipe), None, Some(path)),
+                Opened::File(file) => {
+                    let whole = Extent::whole(file)?;
+                    if whole.compression()? != Compression::None {
+                        let size = whole.size();
+                        return passing(Box::new(whole), Some(size), Some(path));
+                    }
+                    let archive = Archive::in_place(whole, limits, intake);
+                    archive.map(|archive| Source::InPlace(Files::Archive(archive))).map_err(|error| perhaps_a_layer(error).at(path))
+                }
+            },
         }
+    }
+}
+
+/// What came of opening a source.
+pub(crate) enum Source<'a> {
+    InPlace(Files),
+    Passing(Passing<'a>),
+}
+
+/// An archive that is read once, from its beginning to its end.
+pub(crate) struct Passing<'a> {
+    reader: Box<dyn Read + 'a>,
+    size: Option<u64>,
+    place: Option<PathBuf>,
+}
+
+impl Passing<'_> {
+    /// Reads it all, and takes its blobs in; what looks like a layer is offered from its beginning on.
+    pub(super) fn read(self, limits: &Limits, intake: &mut Intake<'_>, early: &Early<'_>) -> Result<Files> {
+        Archive::read(self.reader, self.size, limits, intake, early).map(Files::Archive).map_err(|error| match self.place {
+            Some(place) => perhaps_a_layer(error).at(place),
+            None => perhaps_a_layer(error),
+        })
     }
 }
 
@@ -238,7 +269,7 @@ impl Files {
     pub(crate) fn open(&self, name: &str) -> Result<Option<Extent>> {
         match self {
             Self::Layout(layout) => layout.open(name),
-            Self::Archive(archive) => archive.in_place(name),
+            Self::Archive(archive) => archive.open(name),
         }
     }
 

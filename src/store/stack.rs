@@ -16,18 +16,20 @@ use crate::content::Blob;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::{Held, Subject};
-use crate::metadata::{ImageLayer, LeaseId, NewLayer, SnapshotRow, Unpacked};
+use crate::metadata::{ImageLayer, LeaseId, NewLayer, SnapshotRow, Transaction, Unpacked};
 use crate::parallel::Crew;
 use crate::progress::{Context, Progress, Report};
 use crate::snapshot::Labels;
 use crate::store::Store;
+use crate::store::early::Guessed;
 use crate::store::image::document::Reference;
 use crate::store::import::Stacked;
 use crate::store::intake::Intake;
-use crate::store::layer::{check_chain, name_layer, wrong_diff_id};
-use crate::store::layer_reader::LayerReader;
+use crate::store::layer::{LayerBytes, check_chain, name_layer, wrong_diff_id};
+use crate::store::layer_reader::{LayerReader, report_compression};
 use crate::store::source::Files;
 use crate::store::supply::Supply;
+use crate::sys::durable::SyncPoint;
 use crate::tar::Limits;
 use crate::tree::{Applied, TreeId};
 
@@ -53,6 +55,8 @@ pub(super) struct Stack<'a> {
     frontier: Mutex<Frontier>,
     brought: Mutex<Vec<Digest>>,
     lacking: Mutex<Vec<Digest>>,
+    /// What was unpacked by guesses while the archive passed by.
+    guessed: Mutex<Vec<Guessed>>,
 }
 
 /// One layer of the image.
@@ -114,6 +118,7 @@ impl<'a> Stack<'a> {
         files: &'a Files,
         layers: impl Iterator<Item = (&'a Reference, &'a DiffId)>,
         limits: &'a Limits,
+        crew: Crew,
         cx: &'a Context<'a>,
     ) -> Self {
         let mut parts: Vec<Part<'a>> = Vec::new();
@@ -129,7 +134,7 @@ impl<'a> Stack<'a> {
             files,
             limits,
             cx,
-            crew: Crew::new(store.parallelism()),
+            crew,
             parts,
             below: None,
             present: 0,
@@ -139,21 +144,29 @@ impl<'a> Stack<'a> {
             frontier: Mutex::new(frontier),
             brought: Mutex::default(),
             lacking: Mutex::default(),
+            guessed: Mutex::default(),
         }
     }
 
+    /// The same, some of which were unpacked by guesses already.
+    pub(super) fn with_guessed(self, guessed: Vec<Guessed>) -> Self {
+        Self { guessed: Mutex::new(guessed), ..self }
+    }
+
     /// Brings all layers in and names them. `made` gets the chain ids that are new, `brought` the blobs, also where it fails.
-    pub(super) fn land(mut self, made: &mut Vec<ChainId>, brought: &mut Vec<Digest>) -> Result<Stacked> {
+    ///
+    /// `point` was taken before anything of them was written.
+    pub(super) fn land(mut self, point: SyncPoint, made: &mut Vec<ChainId>, brought: &mut Vec<Digest>) -> Result<Stacked> {
         let locks = self.begin();
-        let landed = locks.and_then(|locks| self.unpack_and_name(made).map(|()| drop(locks)));
+        let landed = locks.and_then(|locks| self.unpack_and_name(point, made).map(|()| drop(locks)));
         brought.append(&mut lock(&self.brought));
         if landed.is_err() {
             for tree in std::mem::take(&mut lock(&self.frontier).trees) {
-                // Their rows go with the lease; the bytes need not wait for that.
-                if let Err(error) = self.store.backend().remove(tree) {
-                    tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
-                }
+                self.store.discard(tree);
             }
+        }
+        for layer in std::mem::take(&mut *lock(&self.guessed)) {
+            self.store.discard(layer.tree);
         }
         landed?;
         let lacking = std::mem::take(&mut *lock(&self.lacking));
@@ -198,18 +211,18 @@ impl<'a> Stack<'a> {
         }
         drop(reader);
         let mut trees = Vec::new();
-        if !to_unpack.is_empty() {
-            let transaction = self.store.metadata().write()?;
-            for _ in &to_unpack {
-                trees.push(transaction.allocate_tree(self.lease, self.store.backend().name())?);
-            }
-            transaction.commit()?;
+        let transaction = if to_unpack.is_empty() { None } else { Some(self.store.metadata().write()?) };
+        for index in to_unpack {
+            let (Some(part), Some(transaction)) = (self.parts.get_mut(index), &transaction) else { break };
+            let is_it = |layer: &&Guessed| layer.blob == part.reference.descriptor.digest && layer.diff_id == *part.diff_id;
+            let tree = match lock(&self.guessed).iter().find(is_it) {
+                Some(guessed) => guessed.tree,
+                None => transaction.allocate_tree(self.lease, self.store.backend().name())?,
+            };
+            part.tree = Some(tree);
+            trees.push(tree);
         }
-        for (index, &tree) in to_unpack.into_iter().zip(&trees) {
-            if let Some(part) = self.parts.get_mut(index) {
-                part.tree = Some(tree);
-            }
-        }
+        transaction.map_or(Ok(()), Transaction::commit)?;
         *lock(&self.frontier) = Frontier { next: self.present, chain, landed: Vec::new(), trees };
         Ok(locks)
     }
@@ -228,8 +241,7 @@ impl<'a> Stack<'a> {
         self.parts.iter().skip(self.present)
     }
 
-    fn unpack_and_name(&self, made: &mut Vec<ChainId>) -> Result<()> {
-        let point = self.store.sync_point()?;
+    fn unpack_and_name(&self, point: SyncPoint, made: &mut Vec<ChainId>) -> Result<()> {
         std::thread::scope(|scope| {
             // Each has something to do beside this thread; who is done makes room for a layer's own threads.
             for _ in 1..self.parts.len() {
@@ -295,8 +307,17 @@ impl<'a> Stack<'a> {
         let arrived = self.files.supply(&mut intake, part.reference).and_then(|supply| {
             let Some(supply) = supply else { return self.do_without(part, cx) };
             let unpacked = match part.tree {
-                Some(tree) => self.unpack(tree, self.chain_below(index).as_deref(), part, &supply, cx),
-                None => store.prove_supply(&supply, part.diff_id, self.limits, &self.crew, cx).map(|()| None),
+                Some(tree) => match self.take_guessed(part) {
+                    Some(guessed) => report_compression(&part.reference.descriptor.media_type, guessed.compression, cx).map(|()| {
+                        cx.absorb(guessed.report);
+                        Some(Landed { tree: guessed.tree, applied: guessed.applied, how: How::Guessed })
+                    }),
+                    None => self.unpack(tree, self.chain_below(index).as_deref(), part, &supply, cx),
+                },
+                None => {
+                    let bytes = LayerBytes { supply: &supply, crew: &self.crew, media_type: None, limits: self.limits };
+                    store.prove_supply(&bytes, part.diff_id, cx).map(|()| None)
+                }
             };
             // What was read of wrong bytes means nothing.
             let unpacked = unpacked.map_err(|error| match (error.kind(), supply.blob(cx)) {
@@ -328,6 +349,13 @@ impl<'a> Stack<'a> {
         Ok(Arrived { blob: None, unpacked: None, report: cx.take_report() })
     }
 
+    /// The tree that a layer was unpacked to before.
+    fn take_guessed(&self, part: &Part<'_>) -> Option<Guessed> {
+        let mut guessed = lock(&self.guessed);
+        let at = guessed.iter().position(|layer| Some(layer.tree) == part.tree)?;
+        Some(guessed.swap_remove(at))
+    }
+
     /// The chain that a layer stands on, where it stands already and nobody is settling now.
     fn chain_below(&self, index: usize) -> Option<Vec<TreeId>> {
         let frontier = self.frontier.try_lock().ok()?;
@@ -348,7 +376,7 @@ impl<'a> Stack<'a> {
         let mut reader = LayerReader::open(supply, media_type, algorithm, self.limits.clone(), &self.crew, cx)?;
         let applied = self.store.backend().apply_ahead(tree, chain, &mut reader, self.store.ids(), cx)?;
         let Some(applied) = applied else { return Ok(None) };
-        let found = reader.diff_id();
+        let found = reader.diff_id()?;
         if found != *part.diff_id {
             return Err(wrong_diff_id(part.diff_id, &found));
         }
@@ -423,9 +451,7 @@ impl<'a> Stack<'a> {
     }
 
     fn new_tree(&self, frontier: &mut Frontier) -> Result<TreeId> {
-        let transaction = self.store.metadata().write()?;
-        let tree = transaction.allocate_tree(self.lease, self.store.backend().name())?;
-        transaction.commit()?;
+        let tree = self.store.new_tree(self.lease)?;
         frontier.trees.push(tree);
         Ok(tree)
     }
@@ -450,7 +476,7 @@ impl<'a> Stack<'a> {
     }
 
     /// Makes what came durable, and names it.
-    fn name(&self, point: crate::sys::durable::SyncPoint, made: &mut Vec<ChainId>) -> Result<()> {
+    fn name(&self, point: SyncPoint, made: &mut Vec<ChainId>) -> Result<()> {
         let (store, backend) = (self.store, self.store.backend());
         let mut frontier = lock(&self.frontier);
         if frontier.landed.is_empty() {

@@ -1,18 +1,20 @@
 //! [`Supply`]: the bytes of a layer's blob, whether they are in the store already or come in while they are read.
 //!
 //! Of bytes that come in, the first reader is also the one that takes them in: each goes to the ingest and its digest, and on to whoever
-//! decompresses it, and is read from the source once. Invariant: [`Supply::blob`] gives a blob only once all bytes came and their digest
-//! and size were found to be the declared ones; what was unpacked before that must not be named.
+//! decompresses it, and is read from the source once. Where another thread takes them in, readers follow it. Invariant: [`Supply::blob`]
+//! gives a blob only once all bytes came and their digest and size were found to be the declared ones, where there are such; what was
+//! unpacked before that must not be named.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::content::{Blob, BlobReader, Ingest};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Context;
 use crate::store::extent::Extent;
+use crate::store::growing::{Grower, Growing};
 
 const OP: &str = "ingest";
 const BUFFER: usize = 256 << 10;
@@ -23,10 +25,14 @@ pub(super) struct Supply(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    digest: Digest,
-    size: u64,
+    /// As declared, or found.
+    digest: OnceLock<Digest>,
+    algorithm: Algorithm,
+    size: Option<u64>,
     /// Bytes that came in.
     taken: AtomicU64,
+    /// Where another thread takes them in.
+    growing: Option<Growing>,
     state: Mutex<State>,
 }
 
@@ -41,49 +47,77 @@ impl Supply {
     /// Bytes that are in the store.
     pub(super) fn stored(blob: Blob) -> Self {
         let (digest, size) = (blob.digest().clone(), blob.size());
-        let state = Mutex::new(State { blob: Some(blob), ..State::default() });
-        Self(Arc::new(Inner { digest, size, taken: AtomicU64::new(0), state }))
+        Self::new(digest.algorithm(), Some(digest), Some(size), None, State { blob: Some(blob), ..State::default() })
     }
 
     /// Bytes of this digest and size that are still to be taken in: all of `source`.
     pub(super) fn arriving(digest: Digest, size: u64, ingest: Ingest, source: Extent) -> Self {
-        let state = Mutex::new(State { blob: None, source: Some(source), ingest: Some(ingest) });
-        Self(Arc::new(Inner { digest, size, taken: AtomicU64::new(0), state }))
+        let state = State { blob: None, source: Some(source), ingest: Some(ingest) };
+        Self::new(digest.algorithm(), Some(digest), Some(size), None, state)
+    }
+
+    /// Bytes, so many where that is known, that the caller is about to take in by an ingest that has none yet.
+    pub(super) fn growing(ingest: &Ingest, size: Option<u64>) -> Result<(Self, Grower)> {
+        let (growing, grower) = Growing::new(ingest.file()?);
+        let expected = ingest.expected();
+        let known = expected.known_digest().cloned();
+        Ok((Self::new(expected.algorithm(), known, size, Some(growing), State::default()), grower))
+    }
+
+    fn new(algorithm: Algorithm, known: Option<Digest>, size: Option<u64>, growing: Option<Growing>, state: State) -> Self {
+        let digest = known.map_or_else(OnceLock::new, OnceLock::from);
+        Self(Arc::new(Inner { digest, algorithm, size, taken: AtomicU64::new(0), growing, state: Mutex::new(state) }))
+    }
+
+    /// As declared, until [`blob`](Self::blob) gave the proof; `None` where nothing was declared and not all bytes came.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        self.0.digest.get()
+    }
+
+    /// The digest of what was read to its end: declared, or found by whoever takes it in.
+    pub(super) fn read_digest(&self) -> Result<Digest> {
+        match (self.digest(), &self.0.growing) {
+            (Some(digest), _) => Ok(digest.clone()),
+            (None, Some(growing)) => growing.blob().map(|blob| blob.digest().clone()),
+            (None, None) => Err(Self::gave_up()),
+        }
     }
 
     /// As declared, until [`blob`](Self::blob) gave the proof.
-    pub(super) fn digest(&self) -> &Digest {
-        &self.0.digest
-    }
-
-    /// As declared, until [`blob`](Self::blob) gave the proof.
-    pub(super) fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> Option<u64> {
         self.0.size
     }
 
     /// Whether the bytes are on their way, through a digest of this algorithm.
     pub(super) fn is_hashed_by(&self, algorithm: Algorithm) -> bool {
-        self.0.digest.algorithm() == algorithm && self.state().blob.is_none()
+        self.0.algorithm == algorithm && self.state().blob.is_none()
     }
 
-    /// How many bytes came in so far.
+    /// How many bytes were taken in so far by those who read this.
     pub(super) fn taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
     }
 
-    /// Reads the bytes from their beginning. While they come in, there can be one reader.
+    /// Reads the bytes from their beginning. While they come in, there can be one reader, but for those that follow another thread.
     pub(super) fn reader(&self) -> SupplyReader {
-        match &self.state().blob {
-            Some(blob) => SupplyReader::Stored(blob.reader()),
-            None => SupplyReader::Arriving(self.clone()),
+        match (&self.state().blob, &self.0.growing) {
+            (Some(blob), _) => SupplyReader::Stored(blob.reader()),
+            (None, Some(growing)) => SupplyReader::Following { growing: growing.clone(), position: 0 },
+            (None, None) => SupplyReader::Arriving(self.clone()),
         }
     }
 
-    /// All of it, checked: takes in what was not read yet.
+    /// All of it, checked: takes in what was not read yet, or waits for it.
     ///
     /// # Errors
     /// `DigestMismatch`, `Cancelled`, `NoSpace`, `Io`.
     pub(super) fn blob(&self, cx: &Context<'_>) -> Result<Blob> {
+        if let Some(growing) = &self.0.growing {
+            let blob = growing.blob()?;
+            self.0.digest.get_or_init(|| blob.digest().clone());
+            self.state().blob = Some(blob.clone());
+            return Ok(blob);
+        }
         let mut buffer = Vec::new();
         loop {
             cx.check(OP)?;
@@ -148,14 +182,20 @@ impl State {
 pub(super) enum SupplyReader {
     Stored(BlobReader),
     Arriving(Supply),
+    Following { growing: Growing, position: u64 },
 }
 
 impl Read for SupplyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Stored(reader) => reader.read(buffer),
-            Self::Arriving(_) if buffer.is_empty() => Ok(0),
+            Self::Arriving(_) | Self::Following { .. } if buffer.is_empty() => Ok(0),
             Self::Arriving(supply) => supply.state().pull(supply, buffer).map_err(io::Error::from),
+            Self::Following { growing, position } => {
+                let count = growing.read_at(buffer, *position)?;
+                *position = position.saturating_add(count as u64);
+                Ok(count)
+            }
         }
     }
 }

@@ -108,7 +108,7 @@ fn compressed_bombs_are_refused_while_they_expand() {
         fs::write(bombs.path().join("bomb.zst"), frame).unwrap();
         let wrong = Layer::new().diff_id().to_string();
         for bomb in ["bomb.gz", "bomb.zst"] {
-            // The bytes are hashed first, or unpacked at once where their digest is told.
+            // Whether their digest is told or not.
             for more in [&[][..], &["--diff-id", &wrong]] {
                 let import = |limit| [&["layer", "import", bomb, "--limit", limit][..], more].concat();
                 bombs.refused(&import("unpacked-bytes=32M"), "LimitExceeded", "more than 33554432 bytes uncompressed");

@@ -8,8 +8,9 @@ use plywood::compression::Compression;
 use plywood::digest::Algorithm;
 use plywood::entry::Timestamp;
 use plywood::store::{BackendChoice, ExportOptions, ImageSource, ImportLayerOptions, ImportOptions, Imported, LayerSource, Store};
+use plywood::testing::image::Layout;
 use plywood::testing::{Image, Layer, TemporaryStore};
-use plywood::{Context, ErrorKind};
+use plywood::{Context, ErrorKind, Parallelism};
 use serde_json::Value;
 
 use crate::support::{Sandbox, Tool, is_root, require, skip};
@@ -314,10 +315,6 @@ fn trees(store: &Store) -> BTreeMap<String, std::time::SystemTime> {
 fn images_of_other_bases_share_the_layers_above_them() {
     with_owners(|| {
         let test = "images_of_other_bases_share_the_layers_above_them";
-        let Ok(store) = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)) else {
-            return skip(test, "there is no overlayfs");
-        };
-        let directory = tempfile::tempdir().unwrap();
         let layer = Layer::new;
         let base = |name: &str| layer().dir("etc", 0o755).file("etc/name", name).dir("usr", 0o755).dir("usr/lib", 0o711);
         // One names its parents, as Docker and BuildKit do, one implies them, one hides something; all ask the same of both bases.
@@ -326,21 +323,126 @@ fn images_of_other_bases_share_the_layers_above_them() {
             layer().file("usr/lib/two", "2".repeat(100_000)),
             layer().whiteout("etc/name").file("etc/new", "3".repeat(100_000)),
         ];
-        let image = |base: Layer| {
-            let image = Image::new().layer(base, Compression::Gzip);
-            upper.iter().fold(image, |image, layer| image.layer(layer.clone(), Compression::Gzip))
+        let image = |base: Layer, packing| {
+            upper.iter().fold(Image::new().layer(base, packing), |image, layer| image.layer(layer.clone(), packing))
         };
-        let bases = [base("one"), base("two"), base("three").dir("etc", 0o700)];
-        let mut before = BTreeMap::new();
-        for (number, (own, new_trees)) in bases.into_iter().zip([4, 1, 2]).enumerate() {
-            let (layout, name) = (directory.path().join(number.to_string()), format!("image-{number}"));
-            image(own).write_layout(&layout, &name).unwrap();
-            let imported = import(&store, &layout);
-            assert_eq!(imported.unpacked, 4, "each has a chain of its own");
-            let after = trees(&store);
-            assert_eq!(after.len() - before.len(), new_trees, "the third one's etc has another mode, which a layer implies");
-            assert!(before.iter().all(|(tree, time)| after.get(tree) == Some(time)), "what is there is not touched");
-            before = after;
+        for way in ["a layout", "an archive out of a pipe", "docker save's, out of a pipe"] {
+            let open = Store::temporary_with(|options| options.backend(BackendChoice::Overlay).parallelism(Parallelism::new(4)));
+            let Ok(store) = open else { return skip(test, "there is no overlayfs") };
+            let directory = tempfile::tempdir().unwrap();
+            let bases = [base("one"), base("two"), base("three").dir("etc", 0o700)];
+            let mut before = BTreeMap::new();
+            for (number, (own, new_trees)) in bases.into_iter().zip([4, 1, 2]).enumerate() {
+                let name = format!("image-{number}");
+                let by_pipe = |archive: Vec<u8>| {
+                    store.import(ImageSource::reader(archive.as_slice()), &ImportOptions::default(), &Context::default()).unwrap()
+                };
+                let imported = match way {
+                    "a layout" => {
+                        let layout = directory.path().join(&name);
+                        image(own, Compression::Gzip).write_layout(&layout, &name).unwrap();
+                        import(&store, &layout)
+                    }
+                    "an archive out of a pipe" => {
+                        by_pipe(Layout::new().image(&name, &image(own, Compression::Gzip)).archive(Compression::None))
+                    }
+                    _ => by_pipe(image(own, Compression::None).docker_archive(&[&name])),
+                };
+                assert_eq!(imported.unpacked, 4, "each has a chain of its own");
+                let after = trees(&store);
+                assert_eq!(
+                    after.len() - before.len(),
+                    new_trees,
+                    "{way}: the third one's etc has another mode, which a layer implies"
+                );
+                assert!(before.iter().all(|(tree, time)| after.get(tree) == Some(time)), "{way}: what is there is not touched");
+                before = after;
+            }
+        }
+    });
+}
+
+/// What comes out of a pipe is unpacked before it is known whose it is: nothing is left of what nobody wants, or of what fails.
+#[test]
+fn of_what_passes_by_only_the_image_stays() {
+    with_owners(|| {
+        let test = "of_what_passes_by_only_the_image_stays";
+        let open = || Store::temporary_with(|options| options.backend(BackendChoice::Overlay).parallelism(Parallelism::new(3)));
+        let Ok(store) = open() else { return skip(test, "there is no overlayfs") };
+        let layer = |name: &str| Layer::new().file(name, name.repeat(50_000));
+        let image = |names: &[&str]| names.iter().fold(Image::new(), |image, name| image.layer(layer(name), Compression::Gzip));
+        let (ours, other) = (image(&["a", "b"]), image(&["c", "d"]).platform("plan9", "mips", ""));
+        let archive = Layout::new().platforms("1", &[other, ours]).archive(Compression::Gzip);
+        let imported =
+            store.import(ImageSource::reader(archive.as_slice()), &ImportOptions::default(), &Context::default()).unwrap();
+        assert_eq!((imported.unpacked, trees(&store).len()), (2, 2));
+        let blobs = store.content().clone();
+        assert!(imported.image.layers.iter().all(|layer| blobs.blob(&layer.descriptor.digest).unwrap().is_some()));
+
+        let store = open().unwrap();
+        for (what, cut) in [("cut", archive.len() / 2), ("cut at its end", archive.len() - 9)] {
+            let error = store.import(ImageSource::reader(&archive[..cut]), &ImportOptions::default(), &Context::default());
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidLayer, "{what}");
+            assert!(trees(&store).is_empty(), "{what}");
+        }
+        // A layer that is none is none of the image's, until the image says so.
+        let broken =
+            Image::new().layer(layer("a"), Compression::None).layer(layer("b").hardlink("z", "nowhere"), Compression::None);
+        let archive = broken.docker_archive(&["x"]);
+        let error = store.import(ImageSource::reader(archive.as_slice()), &ImportOptions::default(), &Context::default());
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidLayer);
+        assert!(trees(&store).is_empty());
+    });
+}
+
+/// A reader that ends in an error.
+struct Fails<'a>(&'a [u8]);
+
+impl std::io::Read for Fails<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(std::io::Error::from_raw_os_error(libc::EPIPE)),
+            count => Ok(count),
+        }
+    }
+}
+
+#[test]
+fn a_layer_is_unpacked_while_it_comes_in_whichever_it_is() {
+    with_owners(|| {
+        let test = "a_layer_is_unpacked_while_it_comes_in_whichever_it_is";
+        for threads in [1, 2, 4] {
+            let open =
+                Store::temporary_with(|options| options.backend(BackendChoice::Overlay).parallelism(Parallelism::new(threads)));
+            let Ok(store) = open else { return skip(test, "there is no overlayfs") };
+            let import = |bytes: &[u8], options: &ImportLayerOptions, cx: &Context<'_>| {
+                store.import_layer(LayerSource::reader(bytes), options, cx)
+            };
+            let layer = Layer::new().file("a", "a".repeat(3 << 20)).xattr("trusted.no", "x");
+            let (undeclared, cx) = (ImportLayerOptions::default(), Context::default());
+            let declared = ImportLayerOptions::default().diff_id(layer.diff_id());
+            let first = import(&layer.packed(Compression::Gzip), &undeclared, &cx).unwrap();
+            assert_eq!((first.existed, &first.diff_id, first.report.total), (false, &layer.diff_id(), 1));
+            let there = trees(&store);
+            assert_eq!(there.len(), 1);
+            // What is there is found by its digest: nothing else is asked of it, and nothing of it reported.
+            let mut limits = plywood::tar::Limits::default();
+            limits.entries = 0;
+            for options in [&undeclared, &declared, &undeclared.clone().limits(limits)] {
+                for cx in [Context::default(), Context::default().strict()] {
+                    let again = import(&layer.packed(Compression::Zstd), options, &cx).unwrap();
+                    assert_eq!((again.existed, again.chain_id == first.chain_id, again.report.total), (true, true, 0));
+                    assert_eq!(trees(&store), there);
+                }
+            }
+            let other = Layer::new().file("b", "b".repeat(3 << 20)).tar();
+            for options in [&undeclared, &declared] {
+                let error = store.import_layer(LayerSource::reader(Fails(&other)), options, &cx).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EPIPE), "{threads} threads: {error}");
+                assert_eq!(trees(&store), there);
+            }
+            assert_eq!(import(&other, &declared, &cx).unwrap_err().kind(), ErrorKind::DigestMismatch);
+            assert_eq!(trees(&store), there);
         }
     });
 }

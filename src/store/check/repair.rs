@@ -173,7 +173,7 @@ impl Check<'_> {
         let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(self.store.parallelism()));
         let mut layer = LayerReader::open(&supply, None, diff_id.0.algorithm(), without_limits(), &crew, &quiet)?;
         let applied = self.store.backend().apply(tree, chain, &mut layer, ids, &quiet)?;
-        let found = layer.diff_id();
+        let found = layer.diff_id()?;
         if found == *diff_id {
             return Ok(applied);
         }

@@ -310,7 +310,7 @@ impl Check<'_> {
         };
         // What was compared with something else than the layer says nothing.
         let is_compared = matches!(verdict, Verdict::Compared { .. });
-        Ok(if is_compared && layer.diff_id() != job.diff_id { Verdict::Unproven } else { verdict })
+        Ok(if is_compared && layer.diff_id()? != job.diff_id { Verdict::Unproven } else { verdict })
     }
 
     /// Compares a tree with a stream; the inner error is one of the stream.
