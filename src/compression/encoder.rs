@@ -16,6 +16,8 @@ use crate::parallel::Parallelism;
 const BLOCK: usize = 128 * 1024;
 const GZIP_DEFAULT: u32 = 6;
 const ZSTD_DEFAULT: i32 = 3;
+/// Each of zstd's workers holds a few windows.
+const WORKERS_MAX: u32 = 64;
 const OP: &str = "compress layer";
 
 /// Writes the compressed form of what it is given. [`finish`](Self::finish) completes it; dropped before, the output is truncated.
@@ -60,17 +62,25 @@ impl<W: Write> Encoder<W> {
                 // Only for want of memory are these refused.
                 let mut encoder = zstd::stream::write::Encoder::new(writer, level).map_err(|error| Error::io(OP, error))?;
                 encoder.include_checksum(true).map_err(|error| Error::io(OP, error))?;
+                // Never none: what its workers make is the same whatever their number, but not what it makes without any.
+                encoder.multithread(1).map_err(|error| Error::io(OP, error))?;
                 Form::Zstd(encoder)
             }
         };
         Ok(Self { form, block: Vec::new() })
     }
 
-    /// By so many threads, the caller's among them; by that one alone, as without this, no others are started. Only gzip gains from it.
-    /// They have ended when the encoder is finished or dropped.
+    /// By so many threads, the caller's among them; by that one alone, as without this, no others are started, but for the one that zstd
+    /// compresses in anyway. They have ended when the encoder is finished or dropped.
     pub fn parallel(self, parallelism: Parallelism) -> Self {
         let form = match self.form {
             Form::Gzip(encoder) => Form::Gzip(Box::new(encoder.parallel(parallelism))),
+            Form::Zstd(mut encoder) => {
+                let workers = u32::try_from(parallelism.get().saturating_sub(1)).unwrap_or(WORKERS_MAX).clamp(1, WORKERS_MAX);
+                // Refused, it goes on with the one that it has.
+                let _ = encoder.multithread(workers);
+                Form::Zstd(encoder)
+            }
             other => other,
         };
         Self { form, ..self }

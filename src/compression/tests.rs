@@ -289,32 +289,43 @@ fn expansion_is_refused_one_byte_above_the_ratio() {
         // Not told: the first MiB counts as read.
         assert_eq!(read(compression, &blob(3 << 20), 3, None), Ok(3 << 20));
         assert_eq!(read(compression, &blob((3 << 20) + 1), 3, None).unwrap_err().0, ErrorKind::LimitExceeded);
+        // Or it counts at the end alone.
+        let small = blob(10_000);
+        let mut exact = Decoder::new(small.as_slice()).unwrap().expansion_ratio(Some(3), None).exact_at_the_end();
+        let error = Error::io("read", exact.read_to_end(&mut Vec::new()).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{} bytes", small.len());
     }
     assert_eq!(read(Compression::None, b"plain", 0, Some(1)), Ok(5));
 }
 
-#[test]
-fn gzip_is_the_same_by_any_number_of_threads_and_costs_little() {
-    // Text of which a window holds enough to find repeats, over several blocks.
+/// Text of which a window holds enough to find repeats.
+fn text(len: usize) -> Vec<u8> {
     let mut text = Vec::new();
     let mut state = 1_u64;
-    while text.len() < (5 << 20) + 77 {
+    while text.len() < len {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         text.extend_from_slice(format!("line {} of {}\n", state >> 50, state >> 57).as_bytes());
     }
+    text
+}
+
+/// Compresses by so many threads what comes in pieces of this size.
+fn by(compression: Compression, threads: usize, cut: usize, plain: &[u8]) -> Vec<u8> {
+    let encoder = Encoder::new(Vec::new(), compression, None).unwrap();
+    let mut encoder = encoder.parallel(crate::Parallelism::new(threads));
+    plain.chunks(cut).for_each(|piece| encoder.write_all(piece).unwrap());
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn gzip_is_the_same_by_any_number_of_threads_and_costs_little() {
+    // Over several blocks.
+    let text = text((5 << 20) + 77);
     for length in [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20, text.len()] {
         let plain = &text[..length];
-        let by = |threads, cut| {
-            let encoder = Encoder::new(Vec::new(), Compression::Gzip, None).unwrap();
-            let mut encoder = encoder.parallel(crate::Parallelism::new(threads));
-            for piece in plain.chunks(cut) {
-                encoder.write_all(piece).unwrap();
-            }
-            encoder.finish().unwrap()
-        };
-        let one = by(1, 1 << 16);
+        let one = by(Compression::Gzip, 1, 1 << 16, plain);
         for (threads, cut) in [(2, 1 << 20), (3, 4097), (8, 7 << 20)] {
-            assert!(by(threads, cut) == one, "{length} bytes by {threads} threads");
+            assert!(by(Compression::Gzip, threads, cut, plain) == one, "{length} bytes by {threads} threads");
         }
         let mut whole = Vec::new();
         let mut reader = flate2::read::GzDecoder::new(one.as_slice());
@@ -324,6 +335,24 @@ fn gzip_is_the_same_by_any_number_of_threads_and_costs_little() {
         serial.write_all(plain).unwrap();
         let serial = serial.finish().unwrap().len();
         assert!(one.len() <= serial + serial / 20 + 32, "{} bytes against {serial}", one.len());
+    }
+}
+
+#[test]
+fn zstd_is_the_same_by_any_number_of_threads_and_costs_little() {
+    // A worker gets 8 MiB at a time.
+    let text = text((19 << 20) + 77);
+    for length in [0, 1, 128 << 10, 8 << 20, text.len()] {
+        let plain = &text[..length];
+        let mut without = Encoder::new(Vec::new(), Compression::Zstd, None).unwrap();
+        without.write_all(plain).unwrap();
+        let one = without.finish().unwrap();
+        for (threads, cut) in [(1, 1 << 16), (2, 1 << 20), (4, 7 << 20)] {
+            assert!(by(Compression::Zstd, threads, cut, plain) == one, "{length} bytes by {threads} threads");
+        }
+        assert!(decode(&one).unwrap() == plain, "{length} bytes");
+        let serial = zstd::encode_all(plain, 3).unwrap().len();
+        assert!(one.len() <= serial + serial / 50 + 32, "{} bytes against {serial}", one.len());
     }
 }
 
