@@ -4,4 +4,5 @@ mod confinement;
 mod faults;
 mod metadata;
 mod rules;
+mod sharing;
 mod stack;

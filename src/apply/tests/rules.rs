@@ -245,8 +245,8 @@ fn member() -> impl Strategy<Value = (u8, usize, usize, u32)> {
     (0..10_u8, 0..NAMES.len(), 0..TARGETS.len(), 0..4_u32)
 }
 
-const NAMES: &[&str] = &["a", "b", "c", "a/b", "a/c", "b/a", "b/c", "a/b/c", "c/a/b", "b/a/c"];
-const TARGETS: &[&str] = &["a", "b", "c", "a/b", "b/a", "..", "/b", "../c", "x/../a", "a/b/c", ".", "c/y"];
+pub(super) const NAMES: &[&str] = &["a", "b", "c", "a/b", "a/c", "b/a", "b/c", "a/b/c", "c/a/b", "b/a/c"];
+pub(super) const TARGETS: &[&str] = &["a", "b", "c", "a/b", "b/a", "..", "/b", "../c", "x/../a", "a/b/c", ".", "c/y"];
 
 fn layer(members: Vec<(u8, usize, usize, u32)>) -> Layer {
     members.into_iter().fold(Layer::new(), |layer, (kind, name, target, number)| {

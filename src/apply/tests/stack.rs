@@ -15,7 +15,7 @@ use crate::sys::mount::{Api, FsContext};
 use crate::sys::{Dir, Root, inode, xattr};
 use crate::testing::model::fold;
 use crate::testing::{Layer, Tree};
-use crate::tree::{Applied, Ids};
+use crate::tree::{Applied, Fact, Ids};
 use crate::whiteout::overlay::Style;
 
 pub(super) const OVERLAY: Form = Form::Overlay { style: Style::Trusted, escapes: true };
@@ -61,6 +61,20 @@ impl Stack {
         path
     }
 
+    /// Whether a layer's tree that rests on this may stand here.
+    pub(super) fn holds(&self, facts: &[Fact]) -> bool {
+        let lower = (!self.chain.is_empty()).then(|| Root::from_fd(self.view().0));
+        let questions: Vec<_> = facts.iter().map(|fact| fact.question.clone()).collect();
+        answer(lower.as_ref(), &questions).unwrap().iter().eq(facts.iter().map(|fact| &fact.answer))
+    }
+
+    /// What a container sees with this tree of a layer on top.
+    pub(super) fn with(&self, tree: &Path, applied: &Applied) -> Tree {
+        set_root(&Dir::open(tree).unwrap(), applied.root.as_ref().unwrap_or(&self.root));
+        let below = if applied.cut { &[][..] } else { &self.chain };
+        self.mount(&below.iter().cloned().chain([tree.to_owned()]).collect::<Vec<_>>()).read()
+    }
+
     /// The tree of the topmost layer alone.
     pub(super) fn top(&self) -> &Path {
         self.chain.last().unwrap()
@@ -70,9 +84,10 @@ impl Stack {
     pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
         let below = self.root.clone();
         let guessed = if self.form.is_overlay() { self.guess(layer)? } else { None };
-        let applied = self.apply_stream(&mut layer.stream()?, Ids::Exact).map(|(applied, _)| applied);
-        let Some((tree, guessed)) = guessed else { return applied };
-        let applied = applied.unwrap_or_else(|error| panic!("the guess was confirmed, and it is {error}\n{layer:#?}"));
+        let applied = self.apply_stream(&mut layer.stream()?, Ids::Exact);
+        let Some((tree, guessed, reported)) = guessed else { return applied.map(|(applied, _)| applied) };
+        let (applied, report) = applied.unwrap_or_else(|error| panic!("the guess was confirmed, and it is {error}\n{layer:#?}"));
+        assert_eq!(reported, report, "{layer:#?}");
         // A guess may have to look again where the parent's answers did not, and then rests on less.
         assert_eq!(Applied { facts: Vec::new(), ..guessed }, Applied { facts: Vec::new(), ..applied.clone() }, "{layer:#?}");
         set_root(&Dir::open(&tree).unwrap(), applied.root.as_ref().unwrap_or(&below));
@@ -88,7 +103,7 @@ impl Stack {
     }
 
     /// The tree made by guesses, where the parent confirms them.
-    fn guess(&mut self, layer: &Layer) -> Result<Option<(PathBuf, Applied)>> {
+    pub(super) fn guess(&mut self, layer: &Layer) -> Result<Option<(PathBuf, Applied, Report)>> {
         let cx = Context::default();
         let (form, mut tree, mut scratch) = (self.form, PathBuf::new(), PathBuf::new());
         let mut fresh = || {
@@ -100,7 +115,7 @@ impl Stack {
         let place = Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? };
         let settled = settle(place, lower.as_ref(), form, &mut applied, Ids::Exact, &cx)?;
         GUESSED.fetch_add(1, Ordering::Relaxed);
-        Ok(settled.then_some((tree, applied)))
+        Ok(settled.then(|| (tree, applied, cx.take_report())))
     }
 
     pub(super) fn apply_stream(&mut self, layer: &mut dyn EntryStream, ids: Ids) -> Result<(Applied, Report)> {
@@ -144,15 +159,19 @@ impl Stack {
 
     /// The merged tree.
     pub(super) fn view(&self) -> View {
+        self.mount(&self.chain)
+    }
+
+    fn mount(&self, chain: &[PathBuf]) -> View {
         match self.form {
-            Form::Plain { .. } => View(Dir::open(self.top()).unwrap().into()),
+            Form::Plain { .. } => View(Dir::open(chain.last().unwrap()).unwrap().into()),
             Form::Overlay { .. } => {
                 let directory = Dir::open(self.temp.path()).unwrap();
                 let api = Api::probe(&directory);
                 let fs = FsContext::open("overlay", api).unwrap();
                 let empty = self.temp.path().join("empty");
                 let _ = std::fs::create_dir(&empty);
-                for lower in self.chain.iter().rev().chain([&empty]) {
+                for lower in chain.iter().rev().chain([&empty]) {
                     let lower = Dir::open(lower).unwrap();
                     fs.set_directory("lowerdir+", std::os::fd::AsFd::as_fd(&lower)).unwrap();
                 }
