@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -44,12 +45,14 @@ fn main() {
             Ok(_) => {
                 import(&mut criterion, &scale, name, &choice);
                 diff(&mut criterion, &scale, name, &choice);
+                diff_of_bytes(&mut criterion, &scale, name, &choice);
                 mount(&mut criterion, &scale, name, &choice);
             }
             Err(error) => println!("SKIP parts, {name}: no such store can be made here: {error}"),
         }
     }
     bare_mount(&mut criterion, &scale);
+    copies(&mut criterion, &scale);
     by_number_of_snapshots(&mut criterion, &scale);
     criterion.final_summary();
 }
@@ -200,6 +203,77 @@ fn diff(criterion: &mut Criterion, scale: &Scale, name: &str, choice: &BackendCh
         bencher.iter(|| store.diff("box", io::sink(), &Default::default(), &Context::default()).unwrap());
     });
     group.finish();
+}
+
+/// The layer of a container that wrote few large files, into a file, beside an archive of the same by `tar` and its digest by `sha256sum`.
+fn diff_of_bytes(criterion: &mut Criterion, scale: &Scale, name: &str, choice: &BackendChoice) {
+    let (store, place) = (store(choice).unwrap(), temporary_directory().unwrap());
+    let mount = store.prepare(&Key::new("box").unwrap(), None, &Default::default()).unwrap();
+    let mounted = match mount.detached() {
+        Ok(mounted) => mounted,
+        Err(error) => return println!("SKIP parts, diff of bytes on {name}: nothing can be mounted here: {error}"),
+    };
+    let root = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), mounted.as_fd().as_raw_fd()));
+    let content = text(scale.bytes);
+    for number in 0..4 {
+        fs::write(root.join(number.to_string()), &content).unwrap();
+    }
+    let archive = place.path().join("archive");
+    let mut group = criterion.benchmark_group("diff of bytes");
+    group.sample_size(10).throughput(Throughput::Bytes(4 * content.len() as u64));
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            let file = fs::File::create(&archive).unwrap();
+            store.diff("box", file, &Default::default(), &Context::default()).unwrap()
+        });
+    });
+    let script = format!("tar -cf {0} -C {1} . && sha256sum {0} >{0}.sum", archive.display(), root.display());
+    group.bench_function(format!("{name}: tar, sha256sum"), |bencher| bencher.iter(|| run("sh", &["-c", &script])));
+    group.finish();
+}
+
+/// A writable copy of a tree, durable, beside `cp -a --reflink=auto` and a sync.
+fn copies(criterion: &mut Criterion, scale: &Scale) {
+    let store = store(&BackendChoice::Copy).unwrap();
+    let parent = import_layer(&store, &small_files(scale.files).tar(), None);
+    let shown = store.view(&Key::new("shown").unwrap(), Some(&parent), &Default::default()).unwrap();
+    let (original, place) = (shown.source(), temporary_directory().unwrap());
+    let mut group = criterion.benchmark_group("copy of a tree");
+    group.sample_size(10).throughput(Throughput::Elements(scale.files as u64));
+    let key = Key::new("box").unwrap();
+    group.bench_function("prepare", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let start = Instant::now();
+                store.prepare(&key, Some(&parent), &Default::default()).unwrap();
+                spent += start.elapsed();
+                store.remove(key.as_str()).unwrap();
+                store.empty_trash(&Context::default()).unwrap();
+            }
+            spent
+        });
+    });
+    group.bench_function("cp -a --reflink=auto, sync -f", |bencher| {
+        let copy = place.path().join("copy");
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let start = Instant::now();
+                run("cp", &["-a", "--reflink=auto", original.to_str().unwrap(), copy.to_str().unwrap()]);
+                run("sync", &["-f", copy.to_str().unwrap()]);
+                spent += start.elapsed();
+                fs::remove_dir_all(&copy).unwrap();
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let done = Command::new(program).args(arguments).status().unwrap();
+    assert!(done.success(), "{program} {arguments:?}: {done}");
 }
 
 /// A container's root comes and goes: prepare, mount, unmount, remove. The bytes that `remove` leaves for later are deleted uncounted.
