@@ -204,13 +204,15 @@ impl Store {
 }
 
 /// Whether the trees are read in a thread of their own, and what is left for compressing. gzip keeps two threads busy by itself, and
-/// reads between its blocks.
+/// reads between its blocks; zstd compresses beside the caller's thread anyway.
 fn threads(compression: Compression, parallelism: Parallelism) -> (bool, Parallelism) {
-    let alone = if compression == Compression::Gzip { 2 } else { 1 };
-    match parallelism.get() > alone {
-        true => (true, Parallelism::new(parallelism.get().saturating_sub(1))),
-        false => (false, parallelism),
-    }
+    let all = parallelism.get();
+    let walks_ahead = match compression {
+        Compression::None => all > 1,
+        Compression::Gzip => all > 2,
+        Compression::Zstd => false,
+    };
+    (walks_ahead, Parallelism::new(all.saturating_sub(usize::from(walks_ahead))))
 }
 
 fn root_alone(lower: Option<&Attributes>, upper: &Attributes, out: &mut dyn EntrySink) -> Result<()> {
