@@ -7,6 +7,7 @@
 //! file system, backend and workload. `PLYWOOD_TEST_SEED=N` makes the same choices, of the story and of the cuts; when the kernel writes
 //! back is its own.
 
+mod containerd;
 mod disk;
 mod judge;
 mod recorder;
@@ -221,6 +222,20 @@ fn relaxed_durability_loses_what_was_acknowledged() {
                 None => cut(file_system, Workload::Imports, &relaxed, (3, choose_acknowledged), &mut dice),
             };
             assert!(!count.wrong.is_empty(), "{count}");
+        }
+    });
+}
+
+/// What a peer loses: containerd from the root file system that `PLYWOOD_TEST_CONTAINERD` names, a debootstrap of Debian testing.
+#[test]
+fn what_containerd_loses() {
+    let (Ok(root), Some(cuts)) = (std::env::var(containerd::PEER), long()) else { return };
+    Sandbox::root().run(|| {
+        let mut dice = Dice::new(seed());
+        containerd::lay_root(&root);
+        for file_system in FileSystem::ALL {
+            let lost = containerd::lose(file_system, cuts, &mut dice);
+            println!("{file_system:?} containerd: of {cuts} cuts {lost}");
         }
     });
 }
