@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many threads an operation works with, the caller's among them: with one none are started. As many as there are processors by
-/// default.
+/// How many threads an operation works with, the caller's among them: with one none are started, but for one of libzstd's own while zstd is
+/// written, whose bytes would else be others than with several. As many as there are processors by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parallelism(NonZeroUsize);
 
