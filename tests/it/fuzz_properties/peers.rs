@@ -151,6 +151,18 @@ const STRICTER: &[(&str, &str)] = &[
     ("a name of more than", "no file system takes it"),
     ("a path of more than", "a limit"),
     ("the root must be a directory", "the tree would have no root"),
+    ("is negative or above", "no user or group has it"),
+    ("the mode is negative", "it is none"),
+    ("the mtime is no time, or out of range", "no file system keeps it"),
+    ("overflows", "what the others read is another number"),
+    ("extension headers without a member after them", "what they belong to was cut off"),
+    ("a single block of zeros with data after it", "some readers end there and some go on"),
+    ("a name prefix that ustar and star read differently", "two readers would make two files of it"),
+    ("a name prefix in a header that is not ustar", "two readers would make two files of it"),
+    ("a GNU long name and a PAX path for one member", "readers disagree which one counts"),
+    ("a GNU long link and a PAX linkpath for one member", "readers disagree which one counts"),
+    ("a PAX ", "a record that is none, or one in a place where it means nothing"),
+    ("unknown type flag", "what it is, nobody knows"),
 ];
 
 /// What stands in the archive for one member: enough to say why it is read differently.
