@@ -155,6 +155,8 @@ const STRICTER: &[(&str, &str)] = &[
     ("the mode is negative", "it is none"),
     ("the mtime is no time, or out of range", "no file system keeps it"),
     ("overflows", "what the others read is another number"),
+    ("is neither octal nor base 256", "what the others read is another number"),
+    ("is no number", "what the others read is another number"),
     ("extension headers without a member after them", "what they belong to was cut off"),
     ("a single block of zeros with data after it", "some readers end there and some go on"),
     ("a name prefix that ustar and star read differently", "two readers would make two files of it"),
