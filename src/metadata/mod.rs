@@ -80,6 +80,7 @@ impl Metadata {
             Err(error) => return Err(error),
         }
         metadata.create_database()?;
+        metadata.create_log_index()?;
         Ok(metadata)
     }
 
@@ -94,6 +95,33 @@ impl Metadata {
             Ok(()) => inode::set_mode(root.child_path_fd(name)?, 0o600),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the empty index of the log, where a file system that copies on write (btrfs) can be told not to do so with it. SQLite maps
+    /// that file, and without room for a page's copy whoever writes to the map dies of SIGBUS. (Before Linux 6.16 he does nevertheless.)
+    fn create_log_index(&self) -> Result<()> {
+        let (root, name) = (self.pool.root(), LOG_INDEX.as_bytes());
+        if root.stat(name)?.is_some() {
+            return Ok(());
+        }
+        let _queue = self.queue()?;
+        // One that was not finished.
+        match self.locks.unlink(name) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Closed before it has its name: a descriptor that is closed drops the locks of the whole process.
+        let file = self.locks.create_file(name, 0o600)?;
+        inode::set_mode(&file, 0o600)?;
+        let in_place = inode::write_in_place(&file);
+        drop(file);
+        if in_place.is_err() {
+            return self.locks.unlink(name);
+        }
+        match self.locks.rename_noreplace(name, root, name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.locks.unlink(name),
+            done => done,
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, IFlags, Mode, OFlags, Statx, StatxFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::{describe, proc_path, xattr};
@@ -116,6 +116,15 @@ fn fchmodat2(fd: i32, mode: u32) -> std::result::Result<(), Errno> {
     // whole call; the other arguments are plain numbers.
     let done = unsafe { libc::syscall(libc::SYS_fchmodat2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)) }
+}
+
+/// Has an empty file's blocks written in place, on a file system that would write them elsewhere.
+///
+/// # Errors
+/// `Unsupported` where the file system has no such choice; `PermissionDenied`, `Io`.
+pub(crate) fn write_in_place(file: impl AsFd) -> Result<()> {
+    let set = rustix::fs::ioctl_getflags(&file).and_then(|flags| rustix::fs::ioctl_setflags(&file, flags | IFlags::NOCOW));
+    set.map_err(|errno| Error::io("ioctl", errno))
 }
 
 /// Sets access and modification time.
