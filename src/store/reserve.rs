@@ -4,6 +4,8 @@
 //! keeps a file of blocks that nobody uses. Verbs that free space give it up when they meet a full disk, and try once more; it is made
 //! anew as soon as there is room again. It is a help, not a promise: all about it is best effort, and its loss costs nothing else.
 
+use std::time::Duration;
+
 use super::Store;
 use crate::error::{ErrorKind, Result};
 use crate::sys::reserve;
@@ -14,6 +16,9 @@ pub(super) const RESERVE: &[u8] = b"reserve";
 const SIZE: u64 = 1 << 20;
 /// It is made only where this many times its size is free: others need the last blocks more.
 const PLENTY: u64 = 4;
+/// How often it is tried to free space, and how long is waited between.
+const MOMENTS: u32 = 10;
+const MOMENT: Duration = Duration::from_millis(10);
 
 impl Store {
     /// Makes the reserve where it is missing and there is room for it.
@@ -26,11 +31,24 @@ impl Store {
     /// Does what frees space. Where the disk is too full even for that, gives up the reserve and does it again.
     pub(super) fn with_reserve<T>(&self, free: impl Fn() -> Result<T>) -> Result<T> {
         match free() {
-            Err(error) if error.kind() == ErrorKind::NoSpace && self.directory().unlink(RESERVE).is_ok() => {
-                tracing::debug!(%error, "the reserve is given up");
-                free()
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                let is_given_up = self.directory().unlink(RESERVE).is_ok();
+                tracing::debug!(%error, is_given_up, "the disk is full");
+                Self::once_there_is_room(free)
             }
             done => done,
         }
+    }
+
+    /// Room may come a moment late: xfs gives back the inodes of what was unlinked when it gets around to it, though it is waited for
+    /// its bytes.
+    fn once_there_is_room<T>(free: impl Fn() -> Result<T>) -> Result<T> {
+        for _ in 1..MOMENTS {
+            match free() {
+                Err(error) if error.kind() == ErrorKind::NoSpace => std::thread::sleep(MOMENT),
+                done => return done,
+            }
+        }
+        free()
     }
 }
