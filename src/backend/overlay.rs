@@ -75,7 +75,8 @@ impl Overlay {
             return Ok(escapes);
         }
         let scratch = Scratch::new(&self.trees)?;
-        let escapes = try_overlay(&scratch, self.style == XattrStyle::User, self.api())?.escapes;
+        let tried = try_overlay(&scratch, self.style == XattrStyle::User, self.api());
+        let escapes = tried.map_err(|error| error.at(self.base.path()))?.escapes;
         Ok(*self.escapes.get_or_init(|| escapes))
     }
 
