@@ -180,18 +180,36 @@ impl Store {
         // To another disk, perhaps because the store is full.
         let lease = self.with_reserve(|| self.lease())?;
         let layout = LayoutWriter::open(directory)?;
-        let mut exported = match subject {
-            Subject::Image(image) => self.export_stack(lease.id(), Some(*image), Vec::new(), &layout, options, cx)?,
+        let done = self.export_to(&layout, lease.id(), subject, reference, options, cx);
+        if done.is_err()
+            && let Err(error) = layout.take_back()
+        {
+            tracing::warn!(%error, "what a failed export wrote could not be deleted; the next one will use it");
+        }
+        let exported = done?;
+        lease.release()?;
+        Ok(exported)
+    }
+
+    fn export_to(
+        &self,
+        layout: &LayoutWriter,
+        lease: LeaseId,
+        subject: Subject,
+        reference: Option<String>,
+        options: &ExportOptions,
+        cx: &Context<'_>,
+    ) -> Result<Exported> {
+        let (mut exported, platform) = match subject {
+            Subject::Image(image) => self.export_stack(lease, Some(*image), Vec::new(), layout, options, cx)?,
             Subject::Snapshot(snapshot) => {
                 let (base, above) = self.base_of(*snapshot, options.base.as_deref())?;
-                self.export_stack(lease.id(), base, above, &layout, options, cx)?
+                self.export_stack(lease, base, above, layout, options, cx)?
             }
         };
-        let platform = exported.1;
-        layout.name(&exported.0.manifest, platform.as_ref(), reference.as_deref())?;
-        exported.0.reference = reference;
-        lease.release()?;
-        Ok(exported.0)
+        layout.name(&exported.manifest, platform.as_ref(), reference.as_deref())?;
+        exported.reference = reference;
+        Ok(exported)
     }
 
     fn subject(&self, what: &str) -> Result<Subject> {

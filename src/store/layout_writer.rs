@@ -2,12 +2,14 @@
 //!
 //! Invariant: the index names only blobs that are whole and durable, and is replaced as a whole. Writers of one layout exclude each
 //! other while they change the index; a blob is written under a name of its own, with a lock on it, and renamed. What a killed writer
-//! left has no lock, and goes when the next one opens the layout.
+//! left has no lock, and goes when the next one opens the layout. Who fails takes back the blobs that he brought, unless another writer
+//! is at work, who may count on them.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -27,7 +29,13 @@ pub(crate) struct LayoutWriter {
     root: Dir,
     blobs: Dir,
     path: PathBuf,
+    /// On the directory of blobs, shared with other writers.
+    at_work: Option<Flock>,
+    brought: Brought,
 }
+
+/// The blobs that were not there before.
+type Brought = Arc<Mutex<Vec<Digest>>>;
 
 /// A blob that is being written; it has no name until [`finish`](Self::finish).
 #[derive(Debug)]
@@ -41,6 +49,7 @@ pub(crate) struct NewBlob {
     hasher: Option<Hasher>,
     size: u64,
     is_named: bool,
+    brought: Brought,
 }
 
 /// What the names of blobs begin with that are being written.
@@ -62,12 +71,34 @@ impl LayoutWriter {
             durable::write_file(&root, Path::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
         }
         let blobs = directory(&root, b"blobs")?;
+        let at_work = Some(Flock::wait(lock_of(&root)?, Sharing::Shared)?);
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             if let Some(blobs) = blobs.try_child(algorithm.as_str().as_bytes())? {
                 sweep(&blobs)?;
             }
         }
-        Ok(Self { root, blobs, path: path.to_owned() })
+        Ok(Self { root, blobs, path: path.to_owned(), at_work, brought: Brought::default() })
+    }
+
+    /// After a failure: removes the blobs that it brought, where nobody else can count on them yet.
+    ///
+    /// # Errors
+    /// `InvalidLayer` for an index that cannot be read; `PermissionDenied`, `Io`.
+    pub(crate) fn take_back(mut self) -> Result<()> {
+        drop(self.at_work.take());
+        let Ok(_alone) = Flock::attempt(lock_of(&self.root)?, Sharing::Exclusive)? else { return Ok(()) };
+        let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = self.read_index()?;
+        let manifests = index.get("manifests").and_then(Value::as_array);
+        let mut named = manifests.into_iter().flatten().filter_map(|entry| entry.get("digest").and_then(Value::as_str));
+        // What failed was to make the new index durable: it is there.
+        if named.any(|named| brought.iter().any(|digest| digest.to_string() == named)) {
+            return Ok(());
+        }
+        for digest in brought.iter() {
+            unless_gone(self.directory_of(digest.algorithm())?.unlink(digest.to_hex().as_bytes()))?;
+        }
+        Ok(())
     }
 
     fn directory_of(&self, algorithm: Algorithm) -> Result<Dir> {
@@ -96,7 +127,8 @@ impl LayoutWriter {
             };
             // Somebody who sweeps may have come between: then the name is gone, or about to go.
             if let Some(alive) = claim(&directory, &name, &file)? {
-                return Ok(NewBlob { directory, name, file, _alive: alive, hasher, size: 0, is_named: false });
+                let brought = Arc::clone(&self.brought);
+                return Ok(NewBlob { directory, name, file, _alive: alive, hasher, size: 0, is_named: false, brought });
             }
         }
     }
@@ -183,6 +215,11 @@ impl LayoutWriter {
     }
 }
 
+/// What those lock who write into a layout. A description of its own each time.
+fn lock_of(root: &Dir) -> Result<OwnedFd> {
+    root.child(b"blobs").map(OwnedFd::from)
+}
+
 /// Whether a directory holds nothing, or only what an export left that was killed before there was a layout.
 fn is_free(root: &Dir) -> Result<bool> {
     for entry in root.entries()? {
@@ -232,8 +269,13 @@ impl NewBlob {
     pub(crate) fn name(mut self, digest: &Digest) -> Result<u64> {
         inode::set_mode(&self.file, 0o644)?;
         durable::sync(&self.file)?;
-        self.directory.rename(&self.name, &self.directory, digest.to_hex().as_bytes())?;
+        let hex = digest.to_hex();
+        let is_new = self.directory.stat(hex.as_bytes())?.is_none();
+        self.directory.rename(&self.name, &self.directory, hex.as_bytes())?;
         self.is_named = true;
+        if is_new {
+            self.brought.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
+        }
         self.directory.sync()?;
         Ok(self.size)
     }
@@ -373,6 +415,34 @@ mod tests {
             std::fs::read_dir(temp.path().join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [".other".into(), std::ffi::OsString::from(digest.to_hex())]);
+    }
+
+    #[test]
+    fn a_failed_writer_takes_back_what_nobody_counts_on() {
+        let temp = tempfile::tempdir().unwrap();
+        let put = |writer: &LayoutWriter, content: &str| {
+            let digest = Algorithm::Sha256.digest(content.as_bytes());
+            writer.put(&digest, &mut content.as_bytes()).unwrap();
+            temp.path().join("blobs/sha256").join(digest.to_hex())
+        };
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        let old = put(&writer, "one");
+        writer.name(&descriptor("one"), None, None).unwrap();
+        writer.take_back().unwrap();
+        assert!(old.exists(), "the index names it");
+        std::fs::write(&old, "rotten").unwrap();
+        let (writer, other) = (LayoutWriter::open(temp.path()).unwrap(), LayoutWriter::open(temp.path()).unwrap());
+        let new = [put(&writer, "one"), put(&writer, "two")];
+        put(&other, "two");
+        writer.take_back().unwrap();
+        assert!(new.iter().all(|path| path.exists()), "another writer counts on it");
+        drop(other);
+        let writer = LayoutWriter::open(temp.path()).unwrap();
+        std::fs::write(&old, "rotten").unwrap();
+        put(&writer, "one");
+        let third = put(&writer, "three");
+        writer.take_back().unwrap();
+        assert!(!third.exists() && old.exists(), "only what was not there before goes");
     }
 
     #[test]
