@@ -11,9 +11,15 @@ use std::process::Command;
 pub(crate) enum Disk {
     /// ext4: no reflinks, little room for xattrs.
     Ext4,
-    /// ext4 of so many bytes, all of them for everybody: to be filled.
+    /// ext4 of few bytes, all of them for everybody, and few inodes: to be filled.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
-    SmallExt4(u64),
+    SmallExt4,
+    /// xfs as small as it can be, with few inodes: to be filled.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    SmallXfs,
+    /// btrfs as small as it can be: to be filled.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    SmallBtrfs,
     /// xfs with reflinks.
     Xfs,
     /// btrfs.
@@ -29,10 +35,22 @@ impl Disk {
     fn maker(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
-            Self::SmallExt4(_) => Some(("mkfs.ext4", &["-q", "-F", "-m", "0"])),
+            Self::SmallExt4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", "512"])),
+            // So much of it may become inodes: 1,536 of this size.
+            Self::SmallXfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1", "-i", "size=2048,maxpct=1"])),
             Self::Xfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1"])),
-            Self::Btrfs => Some(("mkfs.btrfs", &["-q"])),
+            Self::Btrfs | Self::SmallBtrfs => Some(("mkfs.btrfs", &["-q"])),
             Self::Ramfs | Self::Tmpfs(_) => None,
+        }
+    }
+
+    /// How large its image is.
+    fn size(self) -> u64 {
+        match self {
+            Self::SmallExt4 => 16 << 20,
+            Self::SmallXfs => 300 << 20,
+            Self::SmallBtrfs => 128 << 20,
+            _ => 2 << 30,
         }
     }
 
@@ -59,8 +77,7 @@ impl Disk {
             return run("mount", &["-t", kind, "-o", &options, kind, target_text]);
         };
         let image = Path::new(super::sandbox::STAGE).join(format!("{}.img", target_text.replace('/', "_")));
-        let size = if let Self::SmallExt4(size) = self { size } else { 2 << 30 };
-        File::create(&image).unwrap().set_len(size).unwrap();
+        File::create(&image).unwrap().set_len(self.size()).unwrap();
         let image_text = image.to_str().unwrap();
         run(maker, &[arguments, &[image_text]].concat());
         run("mount", &["-o", "loop", image_text, target_text]);

@@ -61,7 +61,7 @@ pub(crate) fn write_images(directory: &Path) {
 }
 
 /// The writable directory of an Active snapshot, on the host.
-fn writable(store: &Store, key: &str) -> Result<PathBuf> {
+pub(crate) fn writable(store: &Store, key: &str) -> Result<PathBuf> {
     let mount = store.mounts(key)?;
     let upper = mount.options()?.iter().find_map(|option| option.strip_prefix("upperdir=").map(PathBuf::from));
     Ok(upper.unwrap_or_else(|| mount.source()))
