@@ -187,6 +187,7 @@ fn octal(field: &[u8], what: &'static str) -> Result<i64> {
 
 /// The sparse map in an old GNU header block, and whether extension blocks follow; the file's real size.
 pub(super) fn old_sparse(block: &tar::Header) -> Result<(sparse::Builder, u64)> {
+    // Who asks has refused other formats already; nothing gets here with one.
     let gnu = block.as_gnu().ok_or_else(|| Fault::new("a sparse member that is not in GNU's format"))?;
     let size = u64::try_from(number(&gnu.realsize, "real size")?).map_err(|_| Fault::new("the real size is negative"))?;
     let mut builder = sparse::Builder::default();
