@@ -395,15 +395,15 @@ fn sample(calls: &[&str], dice: &mut Dice) -> Vec<usize> {
 
 /// Whether a call is a sync that counts. SQLite passes over one that fails, that of the directory when it has synced a log which may
 /// be new; ours was there, durably, when the store was made. And a check takes outlines away as well as it can: what it cannot forget
-/// stays in the trash. Who unpacks by guesses what comes out of a pipe gives up where the tree's row cannot be written; then the layer
-/// is unpacked when the image is known.
+/// stays in the trash. Who unpacks by guesses what comes out of a pipe gives up where the tree's row cannot be written, and the layer
+/// is unpacked when the image is known; trees that were guessed in vain are trash, too.
 fn is_sync_that_counts(verb: Verb, traced: &Traced, number: usize) -> bool {
     // With several threads a run may make fewer calls than the one that was counted.
     let Some(&[last, before]) = traced.before.get(number) else { return false };
     let of_log = [last, before] == ["fsync", "pwrite64"];
-    let of_outline = matches!(verb, Verb::Check | Verb::Repair) && last == "unlinkat";
+    let of_trash = matches!(verb, Verb::Check | Verb::Repair | Verb::Pipe) && last == "unlinkat";
     let of_guess = verb == Verb::Pipe && last == "pwrite64";
-    traced.calls[number].contains("sync") && !of_log && !of_outline && !of_guess
+    traced.calls[number].contains("sync") && !of_log && !of_trash && !of_guess
 }
 
 /// Runs each verb on both backends; `trouble` says what happens at the Nth call.
