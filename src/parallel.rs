@@ -51,8 +51,12 @@ impl Crew {
 
     /// A place for one more thread, if there is one.
     pub(crate) fn take(&self) -> Option<Seat> {
-        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(1));
-        taken.ok().map(|_| Seat(self.clone()))
+        self.fill_place().then(|| Seat(self.clone()))
+    }
+
+    /// Whether there was a place, which is filled now.
+    fn fill_place(&self) -> bool {
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(1)).is_ok()
     }
 
     /// The caller's own place for the others, while it waits for them: they have ended when this is dropped.
@@ -69,7 +73,8 @@ pub(crate) struct Lent(Crew);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        std::mem::forget(self.0.take());
+        // It is filled by who waited, with no seat that could be given back once more.
+        self.0.fill_place();
     }
 }
 
