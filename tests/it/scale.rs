@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use plywood::snapshot::Key;
 use plywood::store::{BackendChoice, Store, StoreOptions};
 use plywood::testing::temporary_directory;
+use plywood::tree::Ids;
 
 use crate::support::skip;
 use crate::support::tracer::{self, At};
@@ -23,9 +24,14 @@ const VERBS: [&str; 4] = ["open", "stat", "prepare", "remove"];
 /// How many pages of the database one statement more may read or write, for each index that is a level higher.
 const PAGES: usize = 12;
 
+/// Whoever runs this, root or not.
+fn open(root: &Path) -> Store {
+    Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy).ids(Ids::Squash)).unwrap()
+}
+
 /// Makes a store of so many snapshots. Most of them are rows and directories as `prepare` leaves them, made at once.
 fn fill(root: &Path, count: u64) {
-    let store = Store::open_with(&StoreOptions::new(root).backend(BackendChoice::Copy)).unwrap();
+    let store = open(root);
     store.prepare(&Key::new("first").unwrap(), None, &Default::default()).unwrap();
     drop(store);
     let database = rusqlite::Connection::open(root.join("plywood.db")).unwrap();
@@ -42,7 +48,7 @@ fn fill(root: &Path, count: u64) {
 }
 
 fn perform(verb: &str, root: &Path) {
-    let open = || Store::open(root).unwrap();
+    let open = || open(root);
     let key = Key::new("box").unwrap();
     match verb {
         "open" => {
