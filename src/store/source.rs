@@ -169,7 +169,7 @@ impl Passing<'_> {
 /// An archive that cannot be read as an image's may be one layer of one.
 fn perhaps_a_layer(error: Error) -> Error {
     match (error.kind(), error.hint()) {
-        (ErrorKind::InvalidLayer, None) => error.with_hint("an archive of a single layer is imported with `plywood layer import`"),
+        (ErrorKind::InvalidLayer, None) => error.with_hint("if it is a single layer and not an image: `plywood layer import`"),
         _ => error,
     }
 }
