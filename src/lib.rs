@@ -91,6 +91,7 @@ pub mod whiteout;
 
 pub mod descriptor;
 pub mod snapshot;
+pub(crate) mod span;
 #[allow(clippy::disallowed_methods)]
 pub(crate) mod sys;
 pub mod tar;

@@ -30,6 +30,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
+use crate::span::verb;
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
 use crate::sys::{Dir, Root};
@@ -196,7 +197,9 @@ impl Mount {
     /// `InUse` where the writable directory is mounted already, here or in another namespace; `NotFound`, `PermissionDenied`,
     /// `Unsupported`, `Io`, with the kernel's reason.
     pub fn attach(&self, target: impl AsRef<Path>) -> Result<Mounted> {
-        guard::attach(self, &guard::open_target(target.as_ref())?, target.as_ref())
+        let target = target.as_ref();
+        let verb = verb!("mount", source = %self.place().display(), target = %target.display());
+        verb.run(|_| guard::attach(self, &guard::open_target(target)?, target))
     }
 
     /// Mounts it on a directory that is found below `root`, as a process with `root` as its root directory would find it.
@@ -204,7 +207,9 @@ impl Mount {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn attach_at(&self, root: impl AsFd, target: impl AsRef<Path>) -> Result<Mounted> {
-        guard::attach(self, &guard::open_target_at(root.as_fd(), target.as_ref())?, target.as_ref())
+        let target = target.as_ref();
+        let verb = verb!("mount", source = %self.place().display(), target = %target.display());
+        verb.run(|_| guard::attach(self, &guard::open_target_at(root.as_fd(), target)?, target))
     }
 
     /// Makes the mount, attached nowhere: it is gone with its last descriptor.
@@ -212,6 +217,10 @@ impl Mount {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn detached(&self) -> Result<Detached> {
+        verb!("mount", source = %self.place().display()).run(|_| self.make())
+    }
+
+    fn make(&self) -> Result<Detached> {
         let claim = self.claim()?;
         let mount = match &self.what {
             What::Overlay { style, lowers, upper } => self.make_overlay(*style, lowers, upper.as_ref())?,

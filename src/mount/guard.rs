@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Mount, What};
 use crate::error::{Error, Result};
+use crate::span::verb;
 use crate::sys::flock::Flock;
 use crate::sys::mount::{self as kernel, Api, legacy};
 use crate::sys::{Dir, Root};
@@ -33,8 +34,8 @@ impl Detached {
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `Io`. The mount is gone then.
     pub fn attach(self, target: impl AsRef<Path>) -> Result<Mounted> {
-        let fd = open_target(target.as_ref())?;
-        self.attach_to(&fd, target.as_ref())
+        let target = target.as_ref();
+        verb!("attach", target = %target.display()).run(|_| self.attach_to(&open_target(target)?, target))
     }
 
     /// Attaches it to a directory that is found below `root`, as a process with `root` as its root directory would find it.
@@ -42,8 +43,8 @@ impl Detached {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn attach_at(self, root: impl AsFd, target: impl AsRef<Path>) -> Result<Mounted> {
-        let fd = open_target_at(root.as_fd(), target.as_ref())?;
-        self.attach_to(&fd, target.as_ref())
+        let target = target.as_ref();
+        verb!("attach", target = %target.display()).run(|_| self.attach_to(&open_target_at(root.as_fd(), target)?, target))
     }
 
     fn attach_to(self, fd: &OwnedFd, target: &Path) -> Result<Mounted> {
@@ -80,7 +81,7 @@ impl Mounted {
     /// `InvalidArgument` where somebody else has taken it away, or this thread is in another mount namespace; `Io`.
     pub fn close(mut self) -> Result<()> {
         match self.mount.take() {
-            Some(mount) => kernel::detach(mount).map_err(|error| error.at(&self.target)),
+            Some(mount) => take_away(mount, &self.target),
             None => Ok(()),
         }
     }
@@ -94,7 +95,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if let Some(mount) = self.mount.take()
-            && let Err(error) = kernel::detach(mount)
+            && let Err(error) = take_away(mount, &self.target)
         {
             tracing::warn!(target = %self.target.display(), %error, "a mount could not be taken away");
         }
@@ -106,7 +107,12 @@ impl Drop for Mounted {
 /// # Errors
 /// `InvalidArgument` where nothing is mounted there; `NotFound`, `PermissionDenied`, `Io`.
 pub fn unmount(target: impl AsRef<Path>) -> Result<()> {
-    kernel::unmount_path(target.as_ref())
+    let target = target.as_ref();
+    verb!("unmount", target = %target.display()).run(|_| kernel::unmount_path(target))
+}
+
+fn take_away(mount: OwnedFd, target: &Path) -> Result<()> {
+    verb!("unmount", target = %target.display()).run(|_| kernel::detach(mount).map_err(|error| error.at(target)))
 }
 
 pub(super) fn open_target(target: &Path) -> Result<OwnedFd> {
@@ -121,7 +127,7 @@ pub(super) fn open_target_at(root: BorrowedFd<'_>, target: &Path) -> Result<Owne
 /// Makes a mount and attaches it. Old kernels do both in one call.
 pub(super) fn attach(mount: &Mount, fd: &OwnedFd, target: &Path) -> Result<Mounted> {
     if mount.api() != Api::Legacy {
-        return mount.detached()?.attach_to(fd, target);
+        return mount.make()?.attach_to(fd, target);
     }
     let claim = mount.claim()?;
     match &mount.what {

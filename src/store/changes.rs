@@ -1,12 +1,14 @@
 //! `changes`: the paths that a snapshot adds, modifies or deletes, without a layer being written.
 
 use serde::Serialize;
+use tracing::field::Empty;
 
 use super::Store;
 use crate::entry::{Entry, EntrySink, Status};
 use crate::error::{Error, Result};
 use crate::path::EntryPath;
 use crate::progress::Context;
+use crate::span::verb;
 
 /// One path that a snapshot changes in its parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -37,8 +39,10 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Unsupported` for a name that no layer can say; `Cancelled`, `Io`; those of `visit`.
     pub fn changes(&self, name: &str, cx: &Context<'_>, mut visit: impl FnMut(Changed) -> Result<()>) -> Result<()> {
-        self.refuse_damaged("changes", name)?;
-        self.stream_changes("changes", name, &mut List(&mut visit), cx).map(drop)
+        verb!("changes", key = name, bytes = Empty, entries = Empty).count(cx, |_, cx| {
+            self.refuse_damaged("changes", name)?;
+            self.stream_changes("changes", name, &mut List(&mut visit), cx).map(drop)
+        })
     }
 }
 

@@ -16,12 +16,15 @@ use std::sync::Mutex;
 
 pub use findings::{CheckOutcome, Damage, Finding, Remedy};
 
+use tracing::field::Empty;
+
 use super::Store;
 use super::lease::Lease;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{DATABASE, Survives};
 use crate::progress::Context;
+use crate::span::verb;
 use crate::tree::TreeId;
 
 const OP: &str = "check";
@@ -98,6 +101,15 @@ impl Store {
     /// # Errors
     /// What keeps it from looking; damage is no error. `Cancelled`, `PermissionDenied`, `NoSpace` (a full check needs inodes), `Io`.
     pub fn check(&self, options: &CheckOptions, cx: &Context<'_>) -> Result<CheckOutcome> {
+        let (full, repair) = (options.full, options.repair);
+        verb!("check", full, repair, findings = Empty, bytes = Empty, entries = Empty).count(cx, |span, cx| {
+            let outcome = self.check_now(options, cx)?;
+            span.record("findings", outcome.findings.len());
+            Ok(outcome)
+        })
+    }
+
+    fn check_now(&self, options: &CheckOptions, cx: &Context<'_>) -> Result<CheckOutcome> {
         let lease = self.with_reserve(|| self.lease())?;
         let check = Check { store: self, options, cx, lease: &lease, outcome: Mutex::default() };
         let done = check.run();

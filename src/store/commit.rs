@@ -4,11 +4,15 @@
 //! transaction turns the row. A failure between the two thaws the tree, and after a crash there its next mount does; freezing can be
 //! done again.
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::SnapshotRow;
 use crate::snapshot::{Info, Key, Kind, Labels, Name};
+use crate::span::verb;
 use crate::tree::TreeId;
 
 /// How [`Store::commit`] makes a Committed snapshot.
@@ -49,6 +53,11 @@ impl Store {
     /// `NotFound` without such a key; `InvalidArgument` for a View or a Committed snapshot; `AlreadyExists` where the name is taken, and
     /// the Active snapshot stays; `InUse` where it is mounted and the system tells; `NoSpace`, `Io`.
     pub fn commit(&self, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
+        let verb = verb!("commit", key = key.as_str(), name = name.as_str(), bytes = Empty, entries = Empty);
+        verb.run(|span| self.commit_in(span, name, key, options))
+    }
+
+    fn commit_in(&self, span: &Span, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
         let tree = {
             let reader = self.metadata().read()?;
             if reader.snapshot(name.as_str())?.is_some() {
@@ -64,7 +73,7 @@ impl Store {
                 return Err(no_snapshot("commit", key.as_str()).because("it was committed by somebody else meanwhile"));
             }
         }
-        let committed = self.freeze_and_name(name, key, tree, options);
+        let committed = self.freeze_and_name(span, name, key, tree, options);
         if committed.is_err()
             && let Err(error) = self.backend().thaw(tree)
         {
@@ -74,7 +83,7 @@ impl Store {
     }
 
     /// Under the tree's lock.
-    fn freeze_and_name(&self, name: &Name, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<Info> {
+    fn freeze_and_name(&self, span: &Span, name: &Name, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<Info> {
         let frozen = self.backend().commit(tree).map_err(|error| match error.kind() {
             // Of the key, which the caller knows, not of its tree.
             ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
@@ -84,6 +93,8 @@ impl Store {
                 .with_source(error),
             _ => error,
         })?;
+        span.record("bytes", frozen.usage.bytes);
+        span.record("entries", frozen.usage.inodes);
         let transaction = self.metadata().write()?;
         let row = active(transaction.snapshot(key.as_str())?, key)?;
         if row.tree != tree {

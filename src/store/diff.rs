@@ -6,6 +6,8 @@
 
 use std::io::{self, BufWriter, Write};
 
+use tracing::field::{Empty, display};
+
 use super::{Store, no_snapshot, pipe};
 use crate::backend::Roots;
 use crate::compression::{Compression, Encoder};
@@ -18,6 +20,7 @@ use crate::parallel::Parallelism;
 use crate::path::EntryPath;
 use crate::progress::{Context, Report};
 use crate::snapshot::Kind;
+use crate::span::verb;
 use crate::tar;
 
 const WRITE: &str = "write layer";
@@ -94,8 +97,15 @@ impl Store {
     /// before anything is written; `Corrupt` where a [check](Self::check) found it or what is below it damaged; `Cancelled`, `Io`; those
     /// of `writer`.
     pub fn diff(&self, name: &str, writer: impl Write, options: &DiffOptions, cx: &Context<'_>) -> Result<DiffOutcome> {
-        self.refuse_damaged("diff", name)?;
-        self.diff_as_it_is(name, writer, options, cx)
+        let verb = verb!("diff", key = name, digest = Empty, diff_id = Empty, size = Empty, bytes = Empty, entries = Empty);
+        verb.count(cx, |span, cx| {
+            self.refuse_damaged("diff", name)?;
+            let outcome = self.diff_as_it_is(name, writer, options, cx)?;
+            span.record("digest", display(&outcome.descriptor.digest));
+            span.record("diff_id", display(&outcome.diff_id));
+            span.record("size", outcome.descriptor.size);
+            Ok(outcome)
+        })
     }
 
     /// Refuses a snapshot that is known to be damaged, or to stand on what is.

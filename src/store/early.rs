@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::metadata::LeaseId;
 use crate::parallel::{Crew, Seat};
 use crate::progress::{Context, Progress, Report};
+use crate::span::within;
 use crate::store::Store;
 use crate::store::layer_reader::LayerReader;
 use crate::store::supply::Supply;
@@ -76,7 +77,8 @@ impl<'a> Early<'a> {
             while self.store.backend().unpacks_ahead()
                 && let Some(seat) = self.crew.take()
             {
-                let started = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(scope, || self.work(seat));
+                let started =
+                    std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(scope, within(|| self.work(seat)));
                 if started.is_err() {
                     // What is not unpacked early is unpacked later.
                     break;

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use tracing::field::{Empty, display};
+
 use super::layout_writer::LayoutWriter;
 use super::{DiffOptions, Store};
 use crate::compression::{Compression, Decoder};
@@ -15,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow};
 use crate::progress::{Context, Report};
 use crate::snapshot::Kind;
+use crate::span::verb;
 use crate::store::image::document::{layer_type, new_manifest};
 use crate::store::image::{ImageConfig, NewLayer, Platform, is_ref_name, rfc3339};
 
@@ -167,6 +170,15 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn export(&self, what: &str, directory: &Path, options: &ExportOptions, cx: &Context<'_>) -> Result<Exported> {
+        let verb = verb!("export", key = what, target = %directory.display(), digest = Empty, bytes = Empty, entries = Empty);
+        verb.count(cx, |span, cx| {
+            let exported = self.export_now(what, directory, options, cx)?;
+            span.record("digest", display(&exported.manifest.digest));
+            Ok(exported)
+        })
+    }
+
+    fn export_now(&self, what: &str, directory: &Path, options: &ExportOptions, cx: &Context<'_>) -> Result<Exported> {
         let reference = match &options.reference {
             Some(reference) if is_ref_name(reference) => Some(reference.clone()),
             Some(reference) => {

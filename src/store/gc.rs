@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use tracing::field::Empty;
+
 use super::Store;
 use super::directories::TREES;
 use crate::digest::Digest;
@@ -17,6 +19,7 @@ use crate::lock::{Held, Subject};
 use crate::metadata::{LeaseId, SnapshotRow, Survives, Transaction, Trash, TreeState};
 use crate::progress::Context;
 use crate::snapshot::Name;
+use crate::span::verb;
 use crate::tree::TreeId;
 
 /// How long one transaction takes up rows: whoever writes meanwhile waits for that, and for no more.
@@ -106,9 +109,25 @@ impl Store {
     /// # Errors
     /// `Cancelled`: what has gone by then is gone; `Io`.
     pub fn gc(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
-        let outcome = self.with_reserve(|| self.collect(options, cx))?;
-        self.keep_reserve();
-        Ok(outcome)
+        let verb = verb!(
+            "gc",
+            dry_run = options.dry_run,
+            snapshots = Empty,
+            blobs = Empty,
+            blob_bytes = Empty,
+            trees = Empty,
+            tree_bytes = Empty
+        );
+        verb.run(|span| {
+            let outcome = self.with_reserve(|| self.collect(options, cx))?;
+            self.keep_reserve();
+            span.record("snapshots", outcome.snapshots.len());
+            span.record("blobs", outcome.blobs.len());
+            span.record("blob_bytes", outcome.blob_bytes);
+            span.record("trees", outcome.trees);
+            span.record("tree_bytes", outcome.tree_bytes);
+            Ok(outcome)
+        })
     }
 
     fn collect(&self, options: &GcOptions, cx: &Context<'_>) -> Result<GcOutcome> {
@@ -171,10 +190,14 @@ impl Store {
     /// # Errors
     /// `Cancelled`, `Io`.
     pub fn empty_trash(&self, cx: &Context<'_>) -> Result<u64> {
-        let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("empty trash"))?;
-        let (trees, _) = self.with_reserve(|| self.delete_trash(cx))?;
-        self.keep_reserve();
-        Ok(trees)
+        verb!("empty trash", trees = Empty, tree_bytes = Empty).run(|span| {
+            let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("empty trash"))?;
+            let (trees, bytes) = self.with_reserve(|| self.delete_trash(cx))?;
+            self.keep_reserve();
+            span.record("trees", trees);
+            span.record("tree_bytes", bytes);
+            Ok(trees)
+        })
     }
 
     /// The same at the end of a verb that is about something else: to the end, whatever its caller says, but it waits for nobody.

@@ -25,6 +25,7 @@ use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::ImageRow;
 use crate::snapshot::NAME_MAX;
+use crate::span::verb;
 use crate::store::{Store, no_snapshot};
 use document::DOCUMENT_MAX;
 
@@ -124,10 +125,12 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn tag(&self, reference: &str, new: &str) -> Result<()> {
-        check_reference(ErrorKind::InvalidArgument, new)?;
-        let transaction = self.metadata().write()?;
-        transaction.tag_image(reference, new)?;
-        transaction.commit()
+        verb!("tag", reference = reference, new = new).run(|_| {
+            check_reference(ErrorKind::InvalidArgument, new)?;
+            let transaction = self.metadata().write()?;
+            transaction.tag_image(reference, new)?;
+            transaction.commit()
+        })
     }
 
     /// Takes a reference away. The image's blobs and layers stay until a collection finds that nothing needs them. Durable when it
@@ -142,6 +145,10 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn untag(&self, reference: &str) -> Result<()> {
+        verb!("untag", reference = reference).run(|_| self.untag_now(reference))
+    }
+
+    fn untag_now(&self, reference: &str) -> Result<()> {
         self.with_reserve(|| {
             let transaction = self.metadata().write()?;
             if !transaction.remove_image(reference)? {

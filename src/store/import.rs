@@ -8,6 +8,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+use tracing::field::{Empty, display};
+
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +17,7 @@ use crate::metadata::{ImageLayer, ImageRow, LeaseId, SnapshotRow, Survives};
 use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::Labels;
+use crate::span::verb;
 use crate::store::early::Early;
 use crate::store::image::{Image, Platform, check_reference, no_image};
 use crate::store::intake::Intake;
@@ -131,6 +134,33 @@ impl Store {
     /// # }
     /// ```
     pub fn import(&self, source: ImageSource<'_>, options: &ImportOptions, cx: &Context<'_>) -> Result<Imported> {
+        let verb = verb!(
+            "import",
+            reference = options.reference.as_deref(),
+            digest = Empty,
+            chain_id = Empty,
+            layers = Empty,
+            unpacked = Empty,
+            bytes = Empty,
+            entries = Empty
+        );
+        verb.count(cx, |span, cx| {
+            let imported = self.import_now(source, options, cx)?;
+            let image = &imported.image;
+            if options.reference.is_none() {
+                span.record("reference", image.reference.as_str());
+            }
+            span.record("digest", display(&image.manifest.digest));
+            if let Some(chain_id) = &image.chain_id {
+                span.record("chain_id", display(chain_id));
+            }
+            span.record("layers", image.layers.len());
+            span.record("unpacked", imported.unpacked);
+            Ok(imported)
+        })
+    }
+
+    fn import_now(&self, source: ImageSource<'_>, options: &ImportOptions, cx: &Context<'_>) -> Result<Imported> {
         if let Some(reference) = &options.reference {
             check_reference(ErrorKind::InvalidArgument, reference)?;
         }

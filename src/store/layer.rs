@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io::Read;
 
+use tracing::field::{Empty, display};
+
 use crate::backend::Backend;
 use crate::compression::Compression;
 use crate::content::Blob;
@@ -20,6 +22,7 @@ use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Transaction, Tre
 use crate::parallel::{Crew, Parallelism};
 use crate::progress::{Context, Report};
 use crate::snapshot::{Labels, Usage};
+use crate::span::verb;
 use crate::store::Store;
 use crate::store::ahead::Uncompressed;
 use crate::store::directories::TREES;
@@ -212,6 +215,19 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn import_layer(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
+        let parent = options.parent.as_deref();
+        let verb =
+            verb!("import layer", parent, chain_id = Empty, diff_id = Empty, existed = Empty, bytes = Empty, entries = Empty);
+        verb.count(cx, |span, cx| {
+            let imported = self.import_layer_now(source, options, cx)?;
+            span.record("chain_id", display(&imported.chain_id));
+            span.record("diff_id", display(&imported.diff_id));
+            span.record("existed", imported.existed);
+            Ok(imported)
+        })
+    }
+
+    fn import_layer_now(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
         let lease = self.lease()?;
         let mut made = Made::default();
         let imported = self.import_layer_under(lease.id(), source, options, &mut made, cx);

@@ -15,6 +15,7 @@ use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{BlobRow, LeaseId, LeaseRow, Reader, SnapshotRow, Survives, Transaction, expires, expiry};
 use crate::snapshot::{NAME_MAX, Name};
+use crate::span::verb;
 
 /// What [`Store::add_lease`] makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +95,10 @@ impl Store {
     /// `NotFound` for a snapshot or a blob that is not there; `InvalidArgument` for a name that cannot be one; `NoSpace`, `Io`. A lease
     /// that was there is as before then.
     pub fn add_lease(&self, name: &str, options: &LeaseOptions) -> Result<LeaseInfo> {
+        verb!("add lease", lease = name).run(|_| self.add_lease_now(name, options))
+    }
+
+    fn add_lease_now(&self, name: &str, options: &LeaseOptions) -> Result<LeaseInfo> {
         const OP: &str = "add lease";
         if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
             return Err(Error::new(ErrorKind::InvalidArgument, OP)
@@ -131,6 +136,10 @@ impl Store {
     /// # Errors
     /// `NotFound`, also where its time was over; `Io`.
     pub fn remove_lease(&self, name: &str) -> Result<()> {
+        verb!("remove lease", lease = name).run(|_| self.remove_lease_now(name))
+    }
+
+    fn remove_lease_now(&self, name: &str) -> Result<()> {
         self.with_reserve(|| {
             let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
             let lease = live_lease(&transaction, "remove lease", name)?;

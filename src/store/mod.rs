@@ -3,6 +3,46 @@
 //! Facade verbs take keys and names, never handles: an Active snapshot outlives the process that made it. The store orders what the
 //! tiers below do: bytes are durable before the row that names them, rows die before their bytes, and no lock or transaction is held
 //! while layers are unpacked, hashed or deleted.
+//!
+//! # Spans
+//!
+//! A verb that changes something or reads trees is a span of `tracing`, with the target `plywood` and the level `INFO`; what only reads
+//! rows ([`Store::stat`], [`Store::walk`], [`Store::images`]…) is none. Without a subscriber that wants it no field is rendered and no clock
+//! is read. Threads of a verb work within its span. What is worth a word meanwhile is an event in it.
+//!
+//! | span | of | fields |
+//! |---|---|---|
+//! | `open` | [`Store::open_with`] | `store`, `backend` |
+//! | `import` | [`Store::import`] | `reference`, `digest`, `chain_id`, `layers`, `unpacked`, `bytes`, `entries` |
+//! | `layer` | each layer of an `import`, as it arrives | `digest`, `diff_id`, `chain_id`, `bytes`, `entries` |
+//! | `import layer` | [`Store::import_layer`] | `parent`, `chain_id`, `diff_id`, `existed`, `bytes`, `entries` |
+//! | `prepare` | [`Store::prepare`] | `key`, `parent` |
+//! | `view` | [`Store::view`] | `key`, `parent` |
+//! | `mounts` | [`Store::mounts`] | `key` |
+//! | `mount` | [`Mount::attach`](crate::mount::Mount::attach), [`detached`](crate::mount::Mount::detached) | `source`, `target` |
+//! | `attach` | [`Detached::attach`](crate::mount::Detached::attach) | `target` |
+//! | `unmount` | [`unmount`](crate::mount::unmount), [`Mounted::close`](crate::mount::Mounted::close), dropping it | `target` |
+//! | `commit` | [`Store::commit`] | `key`, `name`, `bytes`, `entries` |
+//! | `changes` | [`Store::changes`] | `key`, `bytes`, `entries` |
+//! | `diff` | [`Store::diff`] | `key`, `digest`, `diff_id`, `size`, `bytes`, `entries` |
+//! | `export` | [`Store::export`] | `key`, `target`, `digest`, `bytes`, `entries` |
+//! | `remove` | [`Store::remove`] | `key` |
+//! | `update` | [`Store::update`] | `key` |
+//! | `tag` | [`Store::tag`] | `reference`, `new` |
+//! | `untag` | [`Store::untag`] | `reference` |
+//! | `usage` | [`Store::usage`] | `key`, `bytes`, `entries` |
+//! | `gc` | [`Store::gc`] | `dry_run`, `snapshots`, `blobs`, `blob_bytes`, `trees`, `tree_bytes` |
+//! | `empty trash` | [`Store::empty_trash`] | `trees`, `tree_bytes` |
+//! | `check` | [`Store::check`] | `full`, `repair`, `findings`, `bytes`, `entries` |
+//! | `repair` | each tree that a `check` makes anew | `chain_id`, `digest`, `tree` |
+//! | `add lease` | [`Store::add_lease`] | `lease` |
+//! | `remove lease` | [`Store::remove_lease`] | `lease` |
+//!
+//! All have `duration`, in seconds, and where they fail `error`, the [`ErrorKind`]'s name. What is found out on the way is
+//! recorded at the end. `key` is any key or name; `parent` a name, of an imported layer its chain id. `digest` is a blob's: of `import` and
+//! `export` the manifest's, else the layer's. `bytes` and `entries` are what [`Progress`](crate::progress::Progress) is told: bytes read
+//! and entries handled; of `commit` and `usage` allocated bytes and inodes of the tree. `size` is that of the layer as it was written. A
+//! layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
 
 mod ahead;
 mod archive;

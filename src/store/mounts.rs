@@ -6,6 +6,7 @@ use crate::lock::Subject;
 use crate::metadata::SnapshotRow;
 use crate::mount::Mount;
 use crate::snapshot::Kind;
+use crate::span::verb;
 use crate::tree::{Access, TreeId};
 
 impl Store {
@@ -22,6 +23,10 @@ impl Store {
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a Committed snapshot, which is mounted through a View or an Active one on it; `Io`.
     pub fn mounts(&self, key: &str) -> Result<Mount> {
+        verb!("mounts", key = key).run(|_| self.mounts_now(key))
+    }
+
+    fn mounts_now(&self, key: &str) -> Result<Mount> {
         let (mut row, mut chain) = self.to_mount(key)?;
         let _not_committed = if row.kind == Kind::Active && self.backend().is_frozen(row.tree)? {
             // It is being committed, or a commit of it was cut off. Whoever waited looks again.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use tracing::field::Empty;
+
 use super::directories::{Home, LOCKS, TREES};
 use super::{Inner, Store};
 use crate::backend::Backend;
@@ -13,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::{DATABASE, Metadata, StoreRow};
 use crate::parallel::Parallelism;
+use crate::span::verb;
 use crate::sys::flock::Sharing;
 use crate::sys::{Dir, network};
 use crate::tar::Limits;
@@ -177,6 +180,14 @@ impl Store {
     /// [safe](FileSystems) on; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
     /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
     pub fn open_with(options: &StoreOptions) -> Result<Self> {
+        verb!("open", store = %options.root.display(), backend = Empty).run(|span| {
+            let store = Self::open_now(options)?;
+            span.record("backend", store.backend().name());
+            Ok(store)
+        })
+    }
+
+    fn open_now(options: &StoreOptions) -> Result<Self> {
         let path = std::path::absolute(&options.root).map_err(|error| Error::io("open store", error).at(&options.root))?;
         let mut sharing = Sharing::Shared;
         loop {

@@ -12,6 +12,7 @@ use crate::metadata::{LeaseId, SnapshotRow};
 use crate::parallel::Crew;
 use crate::progress::Context;
 use crate::snapshot::Labels;
+use crate::span::within;
 use crate::store::Store;
 use crate::store::growing::Grower;
 use crate::store::layer::{Incoming, Landed, LayerBytes};
@@ -48,11 +49,14 @@ impl Store {
         let ingest = self.content().start_nameless()?;
         let (supply, grower) = Supply::growing(&ingest, None)?;
         let (landed, read, lent) = std::thread::scope(|scope| {
-            let landing = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(scope, || {
-                let landed = land(&supply);
-                drop(seat);
-                landed
-            });
+            let landing = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(
+                scope,
+                within(|| {
+                    let landed = land(&supply);
+                    drop(seat);
+                    landed
+                }),
+            );
             let landing = landing.map_err(|error| Error::io(OP, error))?;
             let read = take_in(reader, ingest, grower, &|| landing.is_finished(), cx);
             let lent = crew.lend();

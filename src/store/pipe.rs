@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::error::{Error, Result};
+use crate::span::within;
 
 /// What is handed over at once, and how many of these wait.
 const BLOCK: usize = 256 << 10;
@@ -28,9 +29,12 @@ pub(super) fn overlap<T: Send>(
         let mut blocks = Blocks { full: to_full, empty, block: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("plywood-walk".to_owned())
-            .spawn_scoped(scope, move || {
-                write(&mut blocks).and_then(|done| blocks.flush().map(|()| done).map_err(|error| Error::io(op, error)))
-            })
+            .spawn_scoped(
+                scope,
+                within(move || {
+                    write(&mut blocks).and_then(|done| blocks.flush().map(|()| done).map_err(|error| Error::io(op, error)))
+                }),
+            )
             .map_err(|error| Error::io(op, error))?;
         let taken = take_all(full, &to_empty, &mut take);
         let written = match thread.join() {

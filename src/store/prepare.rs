@@ -11,6 +11,7 @@ use crate::metadata::{NewSnapshot, SnapshotRow, Survives};
 use crate::mount::Mount;
 use crate::progress::Context;
 use crate::snapshot::{Key, Kind, Labels, Name};
+use crate::span::verb;
 use crate::tree::{Access, Ids, TreeId};
 
 /// How [`Store::prepare`] and [`Store::view`] make a snapshot.
@@ -51,7 +52,8 @@ impl Store {
     /// than the backend can mount; `IdNotMapped` where this process cannot own the root directory as it should be and the store does
     /// not squash owners; `NoSpace`, `Io`.
     pub fn prepare(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
-        self.new_snapshot("prepare", Kind::Active, key, parent, options)
+        let verb = verb!("prepare", key = key.as_str(), parent = parent.map(Name::as_str));
+        verb.run(|_| self.new_snapshot("prepare", Kind::Active, key, parent, options))
     }
 
     /// Makes a View: a Committed parent (or nothing) to be mounted read-only. The rest is as in [`prepare`](Self::prepare).
@@ -70,7 +72,8 @@ impl Store {
     /// # Errors
     /// As [`prepare`](Self::prepare).
     pub fn view(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
-        self.new_snapshot("view", Kind::View, key, parent, options)
+        let verb = verb!("view", key = key.as_str(), parent = parent.map(Name::as_str));
+        verb.run(|_| self.new_snapshot("view", Kind::View, key, parent, options))
     }
 
     fn new_snapshot(

@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::{Reader, SnapshotRow, Survives};
 use crate::snapshot::Kind;
+use crate::span::verb;
 
 /// How many of those that stand in the way a message names.
 const NAMED: u32 = 3;
@@ -27,7 +28,7 @@ impl Store {
     /// `NotFound`; `InUse` where other snapshots or an image stand on it, where it is being committed, or where it is mounted and the
     /// system tells; `Io`.
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.with_reserve(|| self.remove_now(name))
+        verb!("remove", key = name).run(|_| self.with_reserve(|| self.remove_now(name)))
     }
 
     fn remove_now(&self, name: &str) -> Result<()> {

@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tracing::field::Empty;
+
 use crate::content::Blob;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +22,7 @@ use crate::metadata::{ImageLayer, LeaseId, NewLayer, SnapshotRow, Transaction, U
 use crate::parallel::Crew;
 use crate::progress::{Context, Progress, Report};
 use crate::snapshot::Labels;
+use crate::span::{verb, within};
 use crate::store::Store;
 use crate::store::early::Guessed;
 use crate::store::image::document::Reference;
@@ -246,10 +249,13 @@ impl<'a> Stack<'a> {
             // Each has something to do beside this thread; who is done makes room for a layer's own threads.
             for _ in 1..self.parts.len() {
                 let Some(seat) = self.crew.take() else { break };
-                let started = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(scope, move || {
-                    self.work();
-                    drop(seat);
-                });
+                let started = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(
+                    scope,
+                    within(move || {
+                        self.work();
+                        drop(seat);
+                    }),
+                );
                 if started.is_err() {
                     // With fewer threads it takes longer.
                     break;
@@ -281,7 +287,9 @@ impl<'a> Stack<'a> {
             }
             let progress = Unless { progress: self.cx.progress(), failed: &self.failed, index };
             let cx = self.cx.apart(&progress);
-            match self.arrive(index, part, &cx) {
+            let (blob, diff_id, chain_id) = (&part.reference.descriptor.digest, part.diff_id, &part.chain_id);
+            let verb = verb!("layer", digest = %blob, diff_id = %diff_id, chain_id = %chain_id, bytes = Empty, entries = Empty);
+            match verb.count(&cx, |_, cx| self.arrive(index, part, cx)) {
                 Ok(arrived) => self.put(index, Outcome::Arrived(arrived)),
                 Err(error) => self.fail(index, error),
             }

@@ -3,6 +3,7 @@
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::snapshot::{Info, Labels};
+use crate::span::verb;
 
 /// What [`Store::update`] does to a snapshot's labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,10 @@ impl Store {
     /// # Errors
     /// `NotFound`, `NoSpace`, `Io`.
     pub fn update(&self, name: &str, update: &LabelUpdate) -> Result<Info> {
+        verb!("update", key = name).run(|_| self.update_now(name, update))
+    }
+
+    fn update_now(&self, name: &str, update: &LabelUpdate) -> Result<Info> {
         let transaction = self.metadata().write()?;
         let row = transaction.snapshot(name)?.ok_or_else(|| no_snapshot("update", name))?;
         let id = row.id;

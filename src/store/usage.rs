@@ -1,8 +1,11 @@
 //! `usage`: what a snapshot alone takes.
 
+use tracing::field::Empty;
+
 use super::{Store, no_snapshot};
 use crate::error::Result;
 use crate::snapshot::{Kind, Usage};
+use crate::span::verb;
 
 impl Store {
     /// What a snapshot takes, without its parents. Of a Committed one it was counted once; of an Active one it is counted now, and
@@ -19,6 +22,15 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Io`.
     pub fn usage(&self, name: &str) -> Result<Usage> {
+        verb!("usage", key = name, bytes = Empty, entries = Empty).run(|span| {
+            let usage = self.usage_now(name)?;
+            span.record("bytes", usage.bytes);
+            span.record("entries", usage.inodes);
+            Ok(usage)
+        })
+    }
+
+    fn usage_now(&self, name: &str) -> Result<Usage> {
         let row = self.metadata().read()?.snapshot(name)?.ok_or_else(|| no_snapshot("usage", name))?;
         match (row.kind, row.usage) {
             (Kind::Committed, Some(usage)) => Ok(usage),

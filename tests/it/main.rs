@@ -46,6 +46,8 @@ mod runtime;
 mod sandbox;
 #[cfg(feature = "testing")]
 mod scale;
+#[cfg(feature = "testing")]
+mod spans;
 mod support;
 #[cfg(feature = "testing")]
 mod system_calls;

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::span::within;
 
 struct State<J> {
     /// The last comes first: what a job made is done before what was there.
@@ -71,7 +72,7 @@ pub(super) fn in_parallel<J: Send>(
     } else {
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(run);
+                scope.spawn(within(run));
             }
         });
     }

@@ -16,6 +16,7 @@ use crate::lock::Subject;
 use crate::metadata::{SnapshotRow, Unpacked};
 use crate::parallel::Crew;
 use crate::progress::Context;
+use crate::span::verb;
 use crate::store::layer_reader::LayerReader;
 use crate::store::supply::Supply;
 use crate::tree::{Applied, Ids, TreeId};
@@ -101,7 +102,8 @@ impl Check<'_> {
         let mut hindrance = "its blob is gone".to_owned();
         for kept in self.store.metadata().read()?.blobs_of(&diff_id)? {
             let Ok(Some(blob)) = self.store.content().blob(&kept.digest) else { continue };
-            match self.remake(tree, &row, &diff_id, &chain, &blob, ids) {
+            let verb = verb!("repair", chain_id = row.name.as_str(), digest = %kept.digest, tree = tree.0);
+            match verb.run(|_| self.remake(tree, &row, &diff_id, &chain, &blob, ids)) {
                 Ok(()) => return Ok(Ok(())),
                 // Bytes that are the layer are not what stood in the way.
                 Err(error) if !is_of_stream(&error) || gives(&blob, &diff_id, self.cx) => return Err(error),

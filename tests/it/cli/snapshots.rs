@@ -33,7 +33,10 @@ as_everybody! {
         let store = Store::new("auto");
         let chain = store.layer(&base(), None);
         assert_eq!(store.ok(&["prepare", "box", &chain]).stdout, "box\n");
-        assert_eq!(store.ok(&["view", "look", &chain[..16]]).stdout, "look\n");
+        let said = store.ok(&["-v", "view", "look", &chain[..16]]);
+        assert_eq!(said.stdout, "look\n");
+        let view = said.stderr.lines().find(|line| line.starts_with("plywood: view: key=\"look\" parent=\"sha256:"));
+        assert!(view.is_some_and(|line| line.contains(" duration=")), "{said:?}");
         assert_eq!(store.error(&["prepare", "box", &chain])["kind"], "AlreadyExists");
         assert_eq!(store.json(&["stat", "box"])["kind"], "active");
         assert!(store.json(&["usage", "box"])["inodes"].as_u64().is_some());
