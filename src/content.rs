@@ -333,6 +333,21 @@ impl Content {
         Ok(blobs)
     }
 
+    /// How many files there are of unfinished ingests and of blobs that were set aside, and how many bytes are allocated for them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn ingesting(&self) -> Result<(u64, u64)> {
+        let (mut count, mut bytes) = (0_u64, 0_u64);
+        for entry in self.0.ingests.entries()? {
+            // One that has gone meanwhile is none.
+            let Some(stat) = self.0.ingests.stat(&entry?.name)? else { continue };
+            count = count.saturating_add(1);
+            bytes = bytes.saturating_add(stat.blocks.saturating_mul(512));
+        }
+        Ok((count, bytes))
+    }
+
     /// Deletes the ingests that nobody will go on with: of those that no process holds the ones of unknown digest, the ones that were
     /// to be discarded, and the ones that were not written for `idle`. Never waits. Returns how many it deleted.
     pub(crate) fn clean_ingests(&self, idle: Duration) -> Result<u64> {

@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::leases;
 use super::limits::{self, Limit};
+use super::stats::Stats;
 use crate::digest::DiffId;
 use crate::error::Error;
 use crate::mount::MountOptions;
@@ -121,6 +122,15 @@ pub(super) enum Command {
         /// Key or name
         key: String,
     },
+    /// How much there is of everything: images, snapshots, trees, blobs, bytes
+    Stats(Stats),
+    /// What each image takes: alone, and together with others
+    ///
+    /// UNIQUE goes with `rmi` and `gc`. SHARED is held by other images, keys, names or leases as well. Both are unpacked layers (disk space)
+    /// and blobs (their sizes). Below, each byte counts once: what images share, what only keys, names and leases hold, what nothing holds,
+    /// and the sum. What is being written is not in it: `plywood usage KEY`.
+    #[command(after_help = "Example:\n  plywood du")]
+    Du,
     /// Set labels of a snapshot; an empty VALUE removes the label
     #[command(after_help = "Example:\n  plywood label box owner=ci stage=")]
     Label {

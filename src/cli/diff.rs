@@ -1,13 +1,13 @@
 //! What a snapshot changes in its parent: as a list, and as a layer.
 
-use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 
 use super::args::{CompressionName, Diff};
 use super::output::Failure;
+use super::replacement::Replacement;
 use super::session::{Session, source_date_epoch};
 use crate::compression::Compression;
 use crate::entry::Status;
@@ -88,40 +88,4 @@ fn document(outcome: &DiffOutcome, path: Option<&Path>) -> serde_json::Value {
         "path": path.map(Path::to_string_lossy),
         "report": outcome.report,
     })
-}
-
-/// A file that appears under its name when it is whole. What cannot be replaced so (a pipe, a device) is written to directly.
-struct Replacement {
-    file: File,
-    rename: Option<(PathBuf, PathBuf)>,
-}
-
-impl Replacement {
-    fn create(path: &Path) -> Result<Self> {
-        let fail = |error| Error::io("open", error).at(path);
-        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Ok(Self { file: File::options().write(true).open(path).map_err(fail)?, rename: None });
-        }
-        let mut part = path.as_os_str().to_owned();
-        part.push(format!(".part-{}", std::process::id()));
-        let part = PathBuf::from(part);
-        let file = File::create_new(&part).map_err(fail)?;
-        Ok(Self { file, rename: Some((part, path.to_owned())) })
-    }
-
-    fn replace(mut self) -> Result<()> {
-        let Some((part, path)) = self.rename.take() else { return Ok(()) };
-        self.file.sync_all().and_then(|()| fs::rename(&part, &path)).map_err(|error| {
-            let _ = fs::remove_file(&part);
-            Error::io("write", error).at(&path)
-        })
-    }
-}
-
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        if let Some((part, _)) = &self.rename {
-            let _ = fs::remove_file(part);
-        }
-    }
 }

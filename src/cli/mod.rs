@@ -19,8 +19,10 @@ mod mounts;
 mod output;
 mod progress;
 mod read;
+mod replacement;
 mod session;
 mod snapshots;
+mod stats;
 mod unshare;
 
 use std::ffi::OsString;
@@ -92,6 +94,8 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Snapshots => snapshots::tree(session),
         Command::Stat { key } => snapshots::stat(session, &key),
         Command::Usage { key } => snapshots::usage(session, &key),
+        Command::Stats(arguments) => stats::stats(session, &arguments),
+        Command::Du => stats::du(session),
         Command::Label { key, labels } => snapshots::label(session, &key, &labels),
         Command::Prepare(arguments) => snapshots::prepare(session, &arguments),
         Command::View(arguments) => snapshots::view(session, &arguments),

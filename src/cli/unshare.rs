@@ -82,6 +82,8 @@ pub(super) fn enter_for(global: &Global, command: &Command) -> Result<()> {
             | Command::Snapshots
             | Command::Stat { .. }
             | Command::Label { .. }
+            | Command::Du
+            | Command::Stats(super::stats::Stats { measure: false, .. })
     );
     match namespace::enter_user_namespace() {
         // Refused by the kernel, so that nothing has changed. What only reads rows can do without.

@@ -23,6 +23,7 @@ mod blobs;
 mod connection;
 mod damage;
 mod facts;
+mod holdings;
 mod images;
 mod leases;
 mod schema;
@@ -44,6 +45,7 @@ use connection::Pool;
 
 pub(crate) use blobs::{BlobRow, TREE_MANIFEST};
 pub(crate) use damage::Hit;
+pub(crate) use holdings::Holdings;
 pub(crate) use images::{ImageLayer, ImageRow};
 pub(crate) use leases::{LeaseId, LeaseRow, expires, expiry};
 pub(crate) use schema::StoreRow;
@@ -54,7 +56,7 @@ pub(crate) use trees::{TreeRow, TreeState, Unpacked};
 
 /// The database's file in the store's root.
 pub(crate) const DATABASE: &str = "plywood.db";
-const LOG: &str = "plywood.db-wal";
+pub(crate) const LOG: &str = "plywood.db-wal";
 const LOG_INDEX: &str = "plywood.db-shm";
 /// The file in `locks/` on which writers queue.
 const QUEUE: &[u8] = b"writers";

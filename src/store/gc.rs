@@ -89,6 +89,8 @@ pub struct GcOutcome {
 pub struct LostTree {
     /// Its name in `lost+found`.
     pub name: String,
+    /// Inodes.
+    pub inodes: u64,
     /// Disk space, in bytes.
     pub bytes: u64,
 }

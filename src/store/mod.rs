@@ -31,6 +31,9 @@
 //! | `tag` | [`Store::tag`] | `reference`, `new` |
 //! | `untag` | [`Store::untag`] | `reference` |
 //! | `usage` | [`Store::usage`] | `key`, `bytes`, `entries` |
+//! | `stats` | [`Store::stats`] | none |
+//! | `measure stats` | [`Store::measure_stats`] | `bytes`, `entries` |
+//! | `disk usage` | [`Store::disk_usage`] | none |
 //! | `gc` | [`Store::gc`] | `dry_run`, `snapshots`, `blobs`, `blob_bytes`, `trees`, `tree_bytes` |
 //! | `empty trash` | [`Store::empty_trash`] | `trees`, `tree_bytes` |
 //! | `check` | [`Store::check`] | `full`, `repair`, `findings`, `bytes`, `entries` |
@@ -41,8 +44,8 @@
 //! All have `duration`, in seconds, and where they fail `error`, the [`ErrorKind`]'s name. What is found out on the way is
 //! recorded at the end. `key` is any key or name; `parent` a name, of an imported layer its chain id. `digest` is a blob's: of `import` and
 //! `export` the manifest's, else the layer's. `bytes` and `entries` are what [`Progress`](crate::progress::Progress) is told: bytes read
-//! and entries handled; of `commit` and `usage` allocated bytes and inodes of the tree. `size` is that of the layer as it was written. A
-//! layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
+//! and entries handled; of `commit`, `usage` and `measure stats` allocated bytes and inodes of trees. `size` is that of the layer as it
+//! was written. A layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
 
 mod ahead;
 mod archive;
@@ -52,6 +55,7 @@ mod check;
 mod commit;
 mod diff;
 mod directories;
+mod disk_usage;
 mod docker_archive;
 mod early;
 mod export;
@@ -83,6 +87,7 @@ mod select;
 mod source;
 mod stack;
 mod stat;
+mod stats;
 mod supply;
 #[cfg(test)]
 mod tests;
@@ -100,6 +105,7 @@ pub use changes::Changed;
 pub use check::{CheckOptions, CheckOutcome, Damage, Finding, Remedy};
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
+pub use disk_usage::{DiskUsage, Held, ImageUsage};
 pub use export::{ExportOptions, Exported, Remade};
 pub use gc::{GcOptions, GcOutcome, LostTree};
 #[cfg(feature = "cli")]
@@ -112,6 +118,7 @@ pub use open::{BackendChoice, BlobPolicy, FileSystems, StoreOptions};
 pub use prepare::PrepareOptions;
 pub use read::{FileInfo, FileKind, OpenRoot};
 pub use source::ImageSource;
+pub use stats::{Measured, SnapshotCounts, Stats, TrashCounts, TreeCounts};
 pub use update::LabelUpdate;
 pub use user::User;
 pub use walk::Filter;

@@ -10,7 +10,7 @@ use super::{LostTree, Store, directories};
 use crate::error::{ErrorKind, Result};
 use crate::metadata::Survives;
 use crate::progress::Context;
-use crate::sys::usage::taken;
+use crate::sys::usage::{Taken, taken};
 use crate::sys::{Dir, boot, capabilities};
 use crate::tree::TreeId;
 
@@ -79,11 +79,11 @@ impl Store {
         let mut found = Vec::new();
         for entry in lost.entries()? {
             let name = entry?.name;
-            let bytes = match lost.try_child(&name) {
-                Ok(Some(tree)) => taken(&tree)?.bytes,
-                _ => 0,
+            let Taken { inodes, bytes } = match lost.try_child(&name) {
+                Ok(Some(tree)) => taken(&tree)?,
+                _ => Taken::default(),
             };
-            found.push(LostTree { name: name.escape_ascii().to_string(), bytes });
+            found.push(LostTree { name: name.escape_ascii().to_string(), inodes, bytes });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)

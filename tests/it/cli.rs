@@ -2,6 +2,7 @@
 
 mod check;
 mod errors;
+mod figures;
 mod images;
 mod mounts;
 mod reading;

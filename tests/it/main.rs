@@ -22,6 +22,8 @@ mod crash;
 #[cfg(feature = "testing")]
 mod dropped;
 #[cfg(feature = "testing")]
+mod figures;
+#[cfg(feature = "testing")]
 mod foreign;
 #[cfg(feature = "testing")]
 mod formats;

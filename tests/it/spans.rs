@@ -213,6 +213,9 @@ fn every_verb(backend: BackendChoice) {
     store.remove("look").unwrap();
     store.empty_trash(&cx).unwrap();
     store.check(&CheckOptions::default().full().repair(), &cx).unwrap();
+    store.stats().unwrap();
+    store.measure_stats(&cx).unwrap();
+    store.disk_usage().unwrap();
     store.gc(&GcOptions::default(), &cx).unwrap();
 }
 
