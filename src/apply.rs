@@ -17,6 +17,7 @@ mod copy_up;
 mod directories;
 mod entries;
 mod facts;
+mod files;
 mod links;
 mod lookup;
 mod markers;
@@ -187,7 +188,11 @@ fn unpack(
             tracing::debug!(pass, "markers hide what was used: the layer is applied again");
         }
         let mut applier = Applier::new(fresh()?, lower, form, &hidden, ids, cx)?;
-        let markers = stream(&mut applier, layer, cx)?;
+        // A file that others could not write comes before what failed after it.
+        let markers = match stream(&mut applier, layer, cx) {
+            Ok(markers) => applier.files.finish().map(|()| markers)?,
+            Err(error) => return Err(applier.files.finish().err().unwrap_or(error)),
+        };
         match markers.settle(&mut applier, &hidden)? {
             Ok(now) => return applier.finish(&now, markers.cut()),
             Err(again) => {

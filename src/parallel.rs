@@ -2,6 +2,10 @@
 //!
 //! Threads are started inside a call and have ended when it returns. No result depends on their number.
 
+mod chores;
+
+pub(crate) use chores::Chores;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

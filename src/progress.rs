@@ -3,11 +3,12 @@
 //! Nothing is skipped or clamped in silence: each case is one [`Skipped`] in the report, or an error where the caller is strict.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::Chores;
 use crate::path::EntryPath;
 
 /// Watches an operation, and may end it. Called from any thread of the operation, often: keep it cheap.
@@ -182,11 +183,12 @@ pub struct Context<'a> {
     progress: &'a dyn Progress,
     strict: bool,
     report: Mutex<Report>,
+    chores: Arc<Chores>,
 }
 
 impl Default for Context<'_> {
     fn default() -> Self {
-        Self { progress: &Silent, strict: false, report: Mutex::default() }
+        Self { progress: &Silent, strict: false, report: Mutex::default(), chores: Arc::default() }
     }
 }
 
@@ -211,7 +213,7 @@ impl<'a> Context<'a> {
 
     /// As strict as this one, told to whom it may concern, with a report of its own.
     pub(crate) fn apart<'b>(&self, progress: &'b dyn Progress) -> Context<'b> {
-        Context { progress, strict: self.strict, report: Mutex::default() }
+        Context { progress, strict: self.strict, report: Mutex::default(), chores: Arc::default() }
     }
 
     /// Appends what a part of the operation reported.
@@ -222,6 +224,11 @@ impl<'a> Context<'a> {
     /// Whoever watches.
     pub fn progress(&self) -> &'a dyn Progress {
         self.progress
+    }
+
+    /// What the operation's threads do while they wait for each other.
+    pub(crate) fn chores(&self) -> &Arc<Chores> {
+        &self.chores
     }
 
     /// Fails with `Cancelled` when the caller wants to stop.

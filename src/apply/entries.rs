@@ -1,12 +1,11 @@
 //! One entry after the other becomes an inode (SEMANTICS §1.2, §1.8).
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::directories::{Frame, State};
 use super::facts::{Facts, Lower};
+use super::files::{Files, NewFile, fill};
 use super::links::{self, Links};
 use super::markers::Hidden;
 use super::metadata::{Before, Metadata, Mode};
@@ -18,7 +17,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
-use crate::sys::durable::WriteBehind;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 use crate::tree::{Applied, Ids};
 
@@ -41,6 +39,8 @@ pub(super) struct Applier<'a> {
     pub(super) tree: Root,
     pub(super) scratch: Rc<Dir>,
     pub(super) metadata: Metadata<'a>,
+    /// Those that others write meanwhile.
+    pub(super) files: Files,
     /// From the root to where the applier stands, and perhaps beyond.
     pub(super) frames: Vec<Frame>,
     pub(super) cursor: usize,
@@ -82,6 +82,7 @@ impl<'a> Applier<'a> {
             cx,
             tree: Root::new(tree.try_clone()?),
             metadata: Metadata::new(form, Owners::of_this_process(ids)?, Rc::clone(&scratch), cx),
+            files: Files::new(cx),
             scratch,
             frames: vec![Frame::root(tree, shows)],
             cursor: 0,
@@ -215,8 +216,17 @@ impl<'a> Applier<'a> {
         match node {
             Node::File { size } => {
                 let file = dir.create_file(name, self.metadata.creation_mode(attributes, 0o600))?;
-                fill(&file, *size, layer, self.cx)?;
-                self.metadata.set(&file, path, attributes, Before::New, Mode::Set)
+                let left = self.metadata.is_plain(attributes) && self.files.takes(*size);
+                match fill(&file, *size, layer, left, self.cx)? {
+                    Some(content) => self.files.leave(NewFile {
+                        file,
+                        content,
+                        attributes: attributes.clone(),
+                        path: path.clone(),
+                        position: layer.position(),
+                    }),
+                    None => self.metadata.set(&file, path, attributes, Before::New, Mode::Set),
+                }
             }
             Node::Symlink { target } => {
                 if target.is_empty() || target.contains(&0) || target.len() >= 4096 {
@@ -350,28 +360,4 @@ fn neutralise(dir: &Dir) -> Result<()> {
     xattr::remove(dir, super::metadata::DEFAULT_ACL)?;
     let mode = inode::stat(dir)?.mode;
     if mode & 0o2000 != 0 { inode::set_mode(dir, mode & !0o2000) } else { Ok(()) }
-}
-
-/// Writes an entry's content; what no chunk covers is a hole.
-fn fill(file: &File, size: u64, layer: &mut dyn EntryStream, cx: &Context<'_>) -> Result<()> {
-    let failed = |op, error: std::io::Error| Error::io(op, error);
-    let mut end = 0;
-    let mut chunks = 0_u32;
-    let mut behind = WriteBehind::default();
-    while let Some(chunk) = layer.chunk()? {
-        let next = chunk.offset.checked_add(chunk.data.len() as u64).filter(|&next| next <= size && chunk.offset >= end);
-        end = next.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidLayer, "apply entry").because("its content does not fit the size that was declared")
-        })?;
-        file.write_all_at(chunk.data, chunk.offset).map_err(|error| failed("pwrite", error))?;
-        behind.wrote(file, end);
-        chunks = chunks.wrapping_add(1);
-        if chunks.is_multiple_of(64) {
-            cx.check("apply layer")?;
-        }
-    }
-    if end < size {
-        file.set_len(size).map_err(|error| failed("ftruncate", error))?;
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@
 //! set or is refused is reported, never dropped in silence.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::Form;
@@ -87,14 +87,7 @@ impl<'a> Metadata<'a> {
         if before == Before::Old {
             self.remove_stale(fd, &attributes.xattrs)?;
         }
-        // Looking costs a fraction of a call that changes an inode, and mostly nothing needs to be changed.
-        let found = inode::stat(fd)?;
-        let mut found_mode = Some(found.mode);
-        if (found.uid, found.gid) != (attributes.uid, attributes.gid) {
-            inode::set_owner(fd, attributes.uid, attributes.gid)?;
-            // The new owner does not get these.
-            found_mode = found_mode.filter(|mode| mode & 0o6000 == 0);
-        }
+        let found_mode = set_owner(fd, attributes)?;
         let writable = if self.privileged { attributes.mode } else { attributes.mode | 0o600 };
         if mode == Mode::Set && found_mode != Some(writable) {
             inode::set_mode(fd, writable)?;
@@ -124,8 +117,7 @@ impl<'a> Metadata<'a> {
             Mode::Set => inode::set_times(&fd, mtime, mtime)?,
             Mode::None => inode::set_link_times(&fd, mtime, mtime)?,
         }
-        let safe = SAFE_SECONDS.contains(&mtime.seconds) && (mtime.nanoseconds == 0 || self.fine.get());
-        if safe {
+        if self.is_kept(mtime) {
             return Ok(());
         }
         if inode::stat(&fd)?.mtime != mtime {
@@ -136,6 +128,16 @@ impl<'a> Metadata<'a> {
             self.fine.set(true);
         }
         Ok(())
+    }
+
+    /// Whether a file system is known to hold a time exactly.
+    fn is_kept(&self, time: Timestamp) -> bool {
+        SAFE_SECONDS.contains(&time.seconds) && (time.nanoseconds == 0 || self.fine.get())
+    }
+
+    /// Whether nothing of these attributes can be refused or clamped, so that [`set_plain`] sets them.
+    pub(super) fn is_plain(&self, attributes: &Attributes) -> bool {
+        attributes.xattrs.is_empty() && self.is_kept(attributes.mtime)
     }
 
     fn set_xattr(&self, fd: impl AsFd, path: &EntryPath, name: &[u8], value: &[u8]) -> Result<()> {
@@ -175,6 +177,27 @@ impl<'a> Metadata<'a> {
         }
         Ok(())
     }
+}
+
+/// Sets the attributes of a new file where there is nothing to report of them: what [`Metadata::set`] does with such, from any thread.
+pub(super) fn set_plain(fd: impl AsFd, attributes: &Attributes) -> Result<()> {
+    let fd = fd.as_fd();
+    if set_owner(fd, attributes)? != Some(attributes.mode) {
+        inode::set_mode(fd, attributes.mode)?;
+    }
+    inode::set_times(fd, attributes.mtime, attributes.mtime)
+}
+
+/// Sets the owner where it is another one, and gives the mode that is there, if it is known.
+fn set_owner(fd: BorrowedFd<'_>, attributes: &Attributes) -> Result<Option<u32>> {
+    // Looking costs a fraction of a call that changes an inode, and mostly nothing needs to be changed.
+    let found = inode::stat(fd)?;
+    if (found.uid, found.gid) == (attributes.uid, attributes.gid) {
+        return Ok(Some(found.mode));
+    }
+    inode::set_owner(fd, attributes.uid, attributes.gid)?;
+    // The new owner does not get these.
+    Ok(Some(found.mode).filter(|mode| mode & 0o6000 == 0))
 }
 
 /// Whether an inode has a mode of its own.

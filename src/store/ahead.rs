@@ -1,12 +1,12 @@
 //! The uncompressed bytes of a layer, hashed on the way, and decompressed in a thread of their own where the operation has one to spare.
 //!
 //! A thread that decompresses ahead hands over blocks through a queue of a few, and gets the empty ones back. Either side hashes:
-//! the decompressing one while the other has enough to do, else the one that takes them, always in their order. The thread has ended
-//! when the reader is dropped; nothing of the bytes depends on where they were decompressed. What is not compressed is hashed where it
+//! the decompressing one while the other has enough to do, else the one that takes them, always in their order. Whoever would wait for the
+//! other does chores. The thread has ended when the reader is dropped; nothing of the bytes depends on where they were decompressed. What is not compressed is hashed where it
 //! comes in, and not here a second time.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use crate::compression::{Compression, Decoder};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
-use crate::parallel::{Crew, Seat};
+use crate::parallel::{Chores, Crew, Seat};
 use crate::store::supply::{Supply, SupplyReader};
 
 const OP: &str = "decompress layer";
@@ -31,6 +31,7 @@ pub(super) struct Uncompressed {
     flow: Flow,
     hash: Arc<Mutex<Hash>>,
     crew: Crew,
+    chores: Arc<Chores>,
     read: u64,
 }
 
@@ -57,9 +58,15 @@ enum Hashing {
 
 impl Uncompressed {
     /// No more than `expansion_ratio` times as many bytes as the supply has.
-    pub(super) fn new(supply: &Supply, algorithm: Algorithm, expansion_ratio: Option<u64>, crew: &Crew) -> Result<Self> {
+    pub(super) fn new(
+        supply: &Supply,
+        algorithm: Algorithm,
+        expansion_ratio: Option<u64>,
+        crew: &Crew,
+        chores: &Arc<Chores>,
+    ) -> Result<Self> {
         let decoder = Decoder::new(supply.reader())?.expansion_ratio(expansion_ratio, supply.size()).exact_at_the_end();
-        let bytes = Self::ended(algorithm, crew);
+        let bytes = Self::ended(algorithm, crew, chores);
         if decoder.compression() == Compression::None && supply.is_hashed_by(algorithm) {
             lock(&bytes.hash).hasher = Hashing::There(supply.clone());
         }
@@ -67,9 +74,9 @@ impl Uncompressed {
     }
 
     /// No bytes.
-    pub(super) fn ended(algorithm: Algorithm, crew: &Crew) -> Self {
+    pub(super) fn ended(algorithm: Algorithm, crew: &Crew, chores: &Arc<Chores>) -> Self {
         let hash = Hash { hasher: Hashing::Here(Hasher::new(algorithm)), blocks: 0 };
-        Self { flow: Flow::Ended, hash: Arc::new(Mutex::new(hash)), crew: crew.clone(), read: 0 }
+        Self { flow: Flow::Ended, hash: Arc::new(Mutex::new(hash)), crew: crew.clone(), chores: Arc::clone(chores), read: 0 }
     }
 
     /// Before the first byte was read.
@@ -102,7 +109,7 @@ impl Uncompressed {
             && let Some(seat) = self.crew.take()
             && let Flow::Here(decoder) = std::mem::replace(&mut self.flow, Flow::Ended)
         {
-            self.flow = Flow::Ahead(Ahead::start(*decoder, Arc::clone(&self.hash), seat)?);
+            self.flow = Flow::Ahead(Ahead::start(*decoder, Arc::clone(&self.hash), Arc::clone(&self.chores), seat)?);
         }
         match &mut self.flow {
             Flow::Here(decoder) => {
@@ -157,7 +164,7 @@ struct Ahead {
     // Dropped first: the thread ends when nobody takes its blocks.
     full: Option<Receiver<io::Result<Block>>>,
     empty: Sender<Vec<u8>>,
-    waiting: Arc<AtomicUsize>,
+    signals: Arc<Signals>,
     current: Vec<u8>,
     at: usize,
     thread: Option<JoinHandle<()>>,
@@ -165,23 +172,24 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn start(decoder: Decoder<SupplyReader>, hash: Arc<Mutex<Hash>>, seat: Seat) -> Result<Self> {
+    fn start(decoder: Decoder<SupplyReader>, hash: Arc<Mutex<Hash>>, chores: Arc<Chores>, seat: Seat) -> Result<Self> {
         let (to_full, full) = sync_channel(QUEUE);
         let (empty, from_empty) = channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let signals = Arc::new(Signals { chores, waiting: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
         let first = lock(&hash).blocks;
-        let worker = Worker { decoder, hash, full: to_full, empty: from_empty, waiting: Arc::clone(&waiting) };
+        let worker = Worker { decoder, hash, full: to_full, empty: from_empty, signals: Arc::clone(&signals) };
         let thread = std::thread::Builder::new()
             .name("plywood-inflate".to_owned())
             .spawn(move || worker.run(first))
             .map_err(|error| Error::io(OP, error))?;
-        Ok(Self { full: Some(full), empty, waiting, current: Vec::new(), at: 0, thread: Some(thread), _seat: seat })
+        Ok(Self { full: Some(full), empty, signals, current: Vec::new(), at: 0, thread: Some(thread), _seat: seat })
     }
 
     fn read(&mut self, out: &mut [u8], hash: &Mutex<Hash>) -> io::Result<usize> {
         while self.at >= self.current.len() {
+            self.signals.until(|waiting| waiting > 0);
             let Some(Ok(block)) = self.full.as_ref().map(Receiver::recv) else { return self.end().map(|()| 0) };
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.signals.taken();
             let block = block?;
             if !block.hashed {
                 // All blocks before it went through here, or were hashed before this one was made.
@@ -208,6 +216,7 @@ impl Ahead {
     /// Waits for the thread, and goes on with its panic if it had one.
     fn end(&mut self) -> io::Result<()> {
         self.full = None;
+        self.signals.over();
         match self.thread.take().map(JoinHandle::join) {
             Some(Err(panic)) => std::panic::resume_unwind(panic),
             _ => Ok(()),
@@ -218,10 +227,51 @@ impl Ahead {
 impl Drop for Ahead {
     fn drop(&mut self) {
         self.full = None;
+        self.signals.over();
         if let Some(thread) = self.thread.take() {
             // Its panic is an error of a reader that is given up anyway.
             let _ = thread.join();
         }
+    }
+}
+
+/// What the two threads know of each other.
+struct Signals {
+    chores: Arc<Chores>,
+    /// Blocks in the queue.
+    waiting: AtomicUsize,
+    /// One of the two has ended.
+    is_over: AtomicBool,
+}
+
+impl Signals {
+    /// Does chores until there are so many blocks in the queue, or there is nobody to wait for.
+    fn until(&self, enough: impl Fn(usize) -> bool) {
+        self.chores.until(|| enough(self.waiting.load(Ordering::Acquire)) || self.is_over.load(Ordering::Acquire));
+    }
+
+    fn taken(&self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.chores.tell();
+    }
+
+    fn sent(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.chores.tell();
+    }
+
+    fn over(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.chores.tell();
+    }
+}
+
+/// Says that the thread has ended, however it did.
+struct Over(Arc<Signals>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over();
     }
 }
 
@@ -231,25 +281,32 @@ struct Worker {
     hash: Arc<Mutex<Hash>>,
     full: SyncSender<io::Result<Block>>,
     empty: Receiver<Vec<u8>>,
-    waiting: Arc<AtomicUsize>,
+    signals: Arc<Signals>,
 }
 
 impl Worker {
     fn run(mut self, first: u64) {
+        let signals = Arc::clone(&self.signals);
+        let _over = Over(Arc::clone(&signals));
+        let _hand = signals.chores.lend_hand();
         let mut number = first;
         loop {
             let mut bytes = self.empty.try_recv().unwrap_or_default();
             let block = match fill(&mut self.decoder, &mut bytes) {
                 Ok(()) if bytes.is_empty() => return,
                 Ok(()) => {
-                    let hashed = self.waiting.load(Ordering::Acquire) >= QUEUE / 2 && self.hash(number, &bytes);
+                    let hashed = self.signals.waiting.load(Ordering::Acquire) >= QUEUE / 2 && self.hash(number, &bytes);
                     Ok(Block { number, bytes, hashed })
                 }
                 Err(error) => Err(error),
             };
             let failed = block.is_err();
-            self.waiting.fetch_add(1, Ordering::AcqRel);
-            if self.full.send(block).is_err() || failed {
+            signals.until(|waiting| waiting < QUEUE);
+            if self.full.send(block).is_err() {
+                return;
+            }
+            signals.sent();
+            if failed {
                 return;
             }
             number = number.saturating_add(1);

@@ -555,7 +555,7 @@ pub(super) fn diff_id_of(supply: &Supply, algorithm: Algorithm, limits: &Limits,
     let most = limits.unpacked_bytes;
     let too_many =
         || Error::new(ErrorKind::LimitExceeded, OP).because(format!("the layer has more than {most} bytes uncompressed"));
-    let mut bytes = Uncompressed::new(supply, algorithm, limits.expansion_ratio, crew)?;
+    let mut bytes = Uncompressed::new(supply, algorithm, limits.expansion_ratio, crew, cx.chores())?;
     if bytes.compression() == Some(Compression::None)
         && let (Some(digest), Some(size)) = (supply.digest(), supply.size())
         && digest.algorithm() == algorithm

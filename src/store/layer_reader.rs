@@ -37,7 +37,7 @@ impl<'a> LayerReader<'a> {
         cx: &'a Context<'a>,
     ) -> Result<Self> {
         let expansion_ratio = limits.expansion_ratio;
-        let bytes = Uncompressed::new(supply, algorithm, expansion_ratio, crew)?;
+        let bytes = Uncompressed::new(supply, algorithm, expansion_ratio, crew, cx.chores())?;
         let compression = bytes.compression().unwrap_or_default();
         if let Some(media_type) = media_type {
             report_compression(media_type, compression, cx)?;
@@ -86,9 +86,9 @@ impl EntryStream for LayerReader<'_> {
 
     fn restart(&mut self) -> Result<()> {
         // Whoever reads the supply is gone before it is asked for the rest.
-        self.reader.rewind(Uncompressed::ended(self.algorithm, self.crew));
+        self.reader.rewind(Uncompressed::ended(self.algorithm, self.crew, self.cx.chores()));
         self.supply.blob(self.cx)?;
-        self.reader.rewind(Uncompressed::new(self.supply, self.algorithm, self.expansion_ratio, self.crew)?);
+        self.reader.rewind(Uncompressed::new(self.supply, self.algorithm, self.expansion_ratio, self.crew, self.cx.chores())?);
         Ok(())
     }
 

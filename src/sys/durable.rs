@@ -49,8 +49,11 @@ pub(crate) struct WriteBehind {
 }
 
 impl WriteBehind {
-    /// What is begun at once: enough for the disk to write in one go, and none of the files of which an image has thousands.
+    /// What is begun at once: enough for the disk to write in one go.
     const STEP: u64 = 8 << 20;
+
+    /// The end of a file is begun too where it is no less: none of the files of which an image has thousands.
+    const LEAST: u64 = 512 << 10;
 
     /// Data stands in the file up to `end`. A hint: what cannot be begun now is written later, and errors are the sync's to tell.
     pub(crate) fn wrote(&mut self, file: &File, end: u64) {
@@ -59,6 +62,13 @@ impl WriteBehind {
         }
         begin_write_back(file, self.begun, end);
         self.begun = end;
+    }
+
+    /// All data stands in the file, up to `end`. A hint, as [`wrote`](Self::wrote) is.
+    pub(crate) fn ended(self, file: &File, end: u64) {
+        if end.saturating_sub(self.begun) >= Self::LEAST {
+            begin_write_back(file, self.begun, end);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::MountAttrFlags;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::apply::{Form, Place, answer, apply, guess, settle};
 use crate::entry::{Attributes, EntryStream};
@@ -47,6 +47,23 @@ pub(super) struct Stack {
     chain: Vec<PathBuf>,
     root: Attributes,
     made: usize,
+}
+
+/// Does something while another thread has nothing to do but chores.
+fn beside_a_hand<T>(cx: &Context<'_>, work: impl FnOnce() -> T) -> T {
+    let (chores, is_over) = (cx.chores(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let hand = chores.lend_hand();
+        let is_over = &is_over;
+        scope.spawn(move || {
+            let _hand = hand;
+            chores.until(|| is_over.load(Ordering::Acquire));
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        is_over.store(true, Ordering::Release);
+        chores.tell();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl Stack {
@@ -110,7 +127,8 @@ impl Stack {
             (tree, scratch) = (self.new_dir("guess"), self.new_dir("scratch"));
             Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
         };
-        let Some(mut applied) = guess(&mut fresh, form, &mut layer.stream()?, Ids::Exact, &cx)? else { return Ok(None) };
+        let guessed = beside_a_hand(&cx, || guess(&mut fresh, form, &mut layer.stream()?, Ids::Exact, &cx));
+        let Some(mut applied) = guessed? else { return Ok(None) };
         let lower = (!self.chain.is_empty()).then(|| Root::from_fd(self.view().0));
         let place = Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? };
         let settled = settle(place, lower.as_ref(), form, &mut applied, Ids::Exact, &cx)?;
@@ -139,7 +157,8 @@ impl Stack {
             }
             Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
         };
-        let applied = apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
+        let mut apply = || apply(&mut fresh, lower.as_ref(), form, layer, ids, cx);
+        let applied = if form.is_overlay() { apply() } else { beside_a_hand(cx, apply) }?;
         let (questions, answers): (Vec<_>, Vec<_>) =
             applied.facts.iter().map(|fact| (fact.question.clone(), fact.answer.clone())).unzip();
         assert_eq!(answer(lower.as_ref(), &questions).unwrap(), answers, "the same parent answers the same");
