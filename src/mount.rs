@@ -8,18 +8,21 @@
 //! and layers are hostile. Their layers go to the kernel one by one, never as a string that could be cut off.
 
 mod guard;
+mod id_map;
 mod options;
 mod render;
 mod volatile;
 
 pub use guard::{Detached, Mounted, unmount};
+pub use id_map::{IdMap, IdRange};
 pub use options::{MountOptions, Xino};
 pub use render::Mount2;
+pub(crate) use render::mappings;
 pub(crate) use volatile::was_volatile;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::span::verb;
 use crate::sys::flock::{Flock, Sharing};
+use crate::sys::mount::mapped::{as_owner, clone_mapped, with_mapped};
 use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
 use crate::sys::{Dir, Root};
 use crate::tree::Access;
@@ -42,6 +46,9 @@ pub const LOWERS_MAX: usize = 500;
 
 /// Options that every overlay mount has, with the value that no hostile layer profits from.
 const ALWAYS: [(&str, &str); 3] = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+
+/// How a layer's directory is held.
+const HELD: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory below which a mount's directories stand, by descriptor and by path. Cheap to clone.
 #[derive(Clone)]
@@ -90,8 +97,7 @@ impl Base {
 
     /// Holds the directory that stands literally at `name`, without opening it for reading.
     fn hold(&self, name: &EntryPath) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.0.root.open_literal(name, flags)?.ok_or_else(|| self.missing(name))
+        self.0.root.open_literal(name, HELD)?.ok_or_else(|| self.missing(name))
     }
 
     fn missing(&self, name: &EntryPath) -> Error {
@@ -120,6 +126,7 @@ pub struct Mount {
     base: Base,
     what: What,
     options: MountOptions,
+    id_map: Option<IdMap>,
     api: Option<Api>,
 }
 
@@ -152,15 +159,15 @@ impl Mount {
         if let Some(twice) = lowers.iter().find(|lower| !seen.insert(*lower)) {
             return refuse(ErrorKind::InvalidArgument, format!("the lower directory {twice} stands there twice"));
         }
-        Ok(Self { base, what: What::Overlay { style, lowers, upper }, options: MountOptions::new(), api: None })
+        Ok(Self { base, what: What::Overlay { style, lowers, upper }, options: MountOptions::new(), id_map: None, api: None })
     }
 
     /// A second view of one directory.
     pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
-        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), api: None }
+        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), id_map: None, api: None }
     }
 
-    /// The same with these options, instead of those that it had.
+    /// The same with these options, instead of those that it had. Where they have no id map, it keeps its own.
     ///
     /// # Errors
     /// `InvalidArgument` for an option that could break the layer contract ([`MountOptions::check`]); `Unsupported` for one of overlayfs's
@@ -172,7 +179,19 @@ impl Mount {
                 .at(self.place())
                 .because(format!("the option {key} is overlayfs's, and this is a bind mount (of the copy backend)")));
         }
-        Ok(Self { options: options.clone(), ..self })
+        let id_map = options.id_map.clone().or(self.id_map);
+        Ok(Self { options: options.clone(), id_map, ..self })
+    }
+
+    /// The same, with owners shown through this map.
+    #[must_use]
+    pub(crate) fn with_id_map(self, id_map: Option<IdMap>) -> Self {
+        Self { id_map: id_map.or(self.id_map), ..self }
+    }
+
+    /// Which owners it shows for those on the disk; `None` for the same.
+    pub fn id_map(&self) -> Option<&IdMap> {
+        self.id_map.as_ref()
     }
 
     /// The same mount by way of a certain kernel interface.
@@ -225,7 +244,10 @@ impl Mount {
         let mount = match &self.what {
             What::Overlay { style, lowers, upper } => self.make_overlay(*style, lowers, upper.as_ref())?,
             What::Bind { source, .. } => {
-                let mount = kernel::clone_mount(self.base.hold(source)?)?;
+                let mount = match &self.id_map {
+                    None => kernel::clone_mount(self.base.hold(source)?)?,
+                    Some(map) => clone_mapped(self.base.hold(source)?, map.namespace()?).map_err(|error| error.at(self.place()))?,
+                };
                 kernel::restrict(&mount, self.attributes())?;
                 mount
             }
@@ -301,7 +323,8 @@ impl Mount {
             legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, flags: MsFlags::empty() }).map(drop)
         } else {
             let fs = FsContext::open("overlay", api)?;
-            self.describe_layers(&fs, style, lowers.iter().take(1), Some((&upper.upper, &upper.upper)))?;
+            let first = lowers.get(..1).unwrap_or_default();
+            self.describe_layers(&fs, self.base.root().as_fd(), (style, first), Some((&upper.upper, &upper.upper)))?;
             fs.set_string("index", "on")?;
             fs.attempt().map_err(|errno| Error::io("fsconfig", errno))
         };
@@ -328,13 +351,44 @@ impl Mount {
     fn make_overlay(&self, style: XattrStyle, lowers: &[EntryPath], upper: Option<&Upper>) -> Result<OwnedFd> {
         self.prepare_work(upper)?;
         let api = self.api();
+        let make = |base: BorrowedFd<'_>| self.make_overlay_in(base, api, (style, lowers, upper));
+        let mount = match &self.id_map {
+            None => make(self.base.root().as_fd())?,
+            Some(map) => self.make_mapped(map, api, make)?,
+        };
+        self.settle_work(upper)?;
+        Ok(mount)
+    }
+
+    /// Has `make` make an overlay of directories whose owners are mapped, as the root of that map.
+    fn make_mapped(
+        &self,
+        map: &IdMap,
+        api: Api,
+        make: impl Fn(BorrowedFd<'_>) -> Result<OwnedFd> + Send + Sync,
+    ) -> Result<OwnedFd> {
+        let base = self.base.root();
+        // One clone for all layers: overlayfs wants upper and work on one mount.
+        let clone = clone_mapped(base, map.namespace()?).map_err(|error| error.at(self.base.path()))?;
+        let Some((uid, gid)) = map.to_host(0, 0) else {
+            return Err(Error::new(ErrorKind::InvalidArgument, "mount").because("the id map has no root"));
+        };
+        as_owner(uid, gid, || with_mapped(clone, base, api, make))
+    }
+
+    /// Makes an overlay of directories below `base`.
+    fn make_overlay_in(
+        &self,
+        base: BorrowedFd<'_>,
+        api: Api,
+        (style, lowers, upper): (XattrStyle, &[EntryPath], Option<&Upper>),
+    ) -> Result<OwnedFd> {
         if api == Api::Legacy {
             let data = self.page(style, lowers, upper);
-            let mount = legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, flags: self.ms_flags() });
-            return mount.and_then(|mount| self.settle_work(upper).map(|()| mount));
+            return legacy::detached(base, legacy::Options { data: &data, flags: self.ms_flags() });
         }
         let fs = FsContext::open("overlay", api)?;
-        self.describe_layers(&fs, style, lowers.iter(), upper.map(|upper| (&upper.upper, &upper.work)))?;
+        self.describe_layers(&fs, base, (style, lowers), upper.map(|upper| (&upper.upper, &upper.work)))?;
         for (key, value) in ALWAYS {
             fs.set_string(key, value)?;
         }
@@ -342,25 +396,25 @@ impl Mount {
             let set = value.map_or_else(|| fs.set_flag(key), |value| fs.set_string(key, value));
             set.map_err(|error| self.not_here(key, error))?;
         }
-        let mount = fs.mount(self.attributes()).map_err(|error| error.at(self.place()))?;
-        self.settle_work(upper)?;
-        Ok(mount)
+        fs.mount(self.attributes()).map_err(|error| error.at(self.place()))
     }
 
-    fn describe_layers<'a>(
+    fn describe_layers(
         &self,
         fs: &FsContext,
-        style: XattrStyle,
-        lowers: impl Iterator<Item = &'a EntryPath>,
+        base: BorrowedFd<'_>,
+        (style, lowers): (XattrStyle, &[EntryPath]),
         upper: Option<(&EntryPath, &EntryPath)>,
     ) -> Result<()> {
         fs.set_string("source", "overlay")?;
         if style == XattrStyle::User {
             fs.set_flag("userxattr")?;
         }
+        let base = Root::from_fd(base.try_clone_to_owned().map_err(|error| Error::io("dup", error))?);
         // One at a time: a chain may be longer than the descriptors that a process may hold.
         let set = |key, name: &EntryPath| {
-            fs.set_directory(key, self.base.hold(name)?.as_fd()).map_err(|error| error.at(self.base.path().join(name)))
+            let held = base.open_literal(name, HELD)?.ok_or_else(|| self.base.missing(name))?;
+            fs.set_directory(key, held.as_fd()).map_err(|error| error.at(self.base.path().join(name)))
         };
         for lower in lowers {
             set("lowerdir+", lower)?;
@@ -416,7 +470,7 @@ impl Mount {
         }
     }
 
-    fn check_access(&self, mount: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+    fn check_access(&self, mount: BorrowedFd<'_>) -> Result<()> {
         if self.access() == Access::ReadWrite && kernel::is_read_only(mount)? {
             return Err(Error::new(ErrorKind::Unsupported, "mount")
                 .at(self.place())

@@ -10,13 +10,13 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Backend, Difference, Frozen, Reference, Roots, cannot_own};
+use super::{Backend, Difference, Frozen, KnownOwners, Reference, Roots, cannot_own, check_tree_owners};
 use crate::apply;
 use crate::compare::{self, Outline};
 use crate::diff::{self, Sides, Upper, seen};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mount::{Base, Mount};
+use crate::mount::{Base, IdMap, Mount};
 use crate::parallel::Parallelism;
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
@@ -248,6 +248,11 @@ impl Backend for Copy {
         point.sync()?;
         let fs = self.fs(tree)?;
         Ok(Frozen::new(self.usage(tree)?, seen::read(fs, seen::Form::Plain)?.attributes))
+    }
+
+    fn check_owners(&self, chain: &[TreeId], map: &IdMap, known: &mut dyn KnownOwners) -> Result<()> {
+        // The topmost is all that is seen.
+        chain.first().map_or(Ok(()), |&tree| check_tree_owners(tree, map, known, || self.fs(tree)))
     }
 
     fn is_mounted(&self, tree: TreeId) -> Result<bool> {

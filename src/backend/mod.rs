@@ -14,12 +14,15 @@ pub use overlay::Overlay;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mount::Mount;
+use crate::mount::{IdMap, Mount};
 use crate::progress::Context;
 use crate::snapshot::Usage;
+use crate::sys::Dir;
+use crate::sys::usage::{Outside, owner_outside};
 use crate::tree::{Access, Answer, Applied, Fact, Ids, Question, TreeId};
 
 /// A frozen tree, as [`Backend::commit`] found it.
@@ -210,6 +213,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Refuses a chain with an owner outside an id map. `known` says of a frozen tree that it was found to be inside before, and is told
+    /// of those that are found now: each is looked through once.
+    ///
+    /// # Errors
+    /// `IdNotMapped`, with the path; `Io`.
+    fn check_owners(&self, _chain: &[TreeId], _map: &IdMap, _known: &mut dyn KnownOwners) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether a writable tree is mounted somewhere, as far as the system tells; `false` where it does not.
     ///
     /// # Errors
@@ -229,6 +241,36 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Io`.
     fn remove(&self, tree: TreeId) -> Result<()>;
+}
+
+/// What is known already of trees' owners: see [`Backend::check_owners`].
+pub trait KnownOwners {
+    /// Whether a tree is known to have no owner outside the map.
+    fn is_inside(&self, tree: TreeId) -> bool;
+    /// It has none.
+    fn found_inside(&mut self, tree: TreeId);
+}
+
+/// Looks through one frozen tree, unless that was done before.
+fn check_tree_owners(tree: TreeId, map: &IdMap, known: &mut dyn KnownOwners, open: impl FnOnce() -> Result<Dir>) -> Result<()> {
+    if known.is_inside(tree) {
+        return Ok(());
+    }
+    match owner_outside(&open()?, map.maps())? {
+        None => known.found_inside(tree),
+        Some(Outside { path, uid, gid }) => {
+            let path = std::path::PathBuf::from(std::ffi::OsString::from_vec(path));
+            return Err(not_mapped(uid, gid, map).at(path));
+        }
+    }
+    Ok(())
+}
+
+/// An owner that a container with this id map could not be shown.
+pub(crate) fn not_mapped(uid: u32, gid: u32, map: &IdMap) -> Error {
+    Error::new(ErrorKind::IdNotMapped, "map owners")
+        .because(format!("it belongs to {uid}:{gid}, which is not in the id map {map}"))
+        .with_hint("map more ids, or open the store with squashed owners (`--ids squash`): the container sees it as nobody's then")
 }
 
 /// The attributes of the two roots that a diff compares.

@@ -14,12 +14,12 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
-use super::{Backend, Difference, Frozen, Reference, Roots};
+use super::{Backend, Difference, Frozen, KnownOwners, Reference, Roots, check_tree_owners};
 use crate::apply::{self, Form, Place};
 use crate::diff::{self, Sides, Upper as Side};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mount::{Base, Mount, Upper, was_volatile};
+use crate::mount::{Base, IdMap, Mount, Upper, was_volatile};
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::snapshot::Usage;
@@ -381,6 +381,10 @@ impl Backend for Overlay {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    fn check_owners(&self, chain: &[TreeId], map: &IdMap, known: &mut dyn KnownOwners) -> Result<()> {
+        chain.iter().try_for_each(|&tree| check_tree_owners(tree, map, known, || self.tree(tree)?.child(FS.as_bytes())))
     }
 
     fn is_mounted(&self, tree: TreeId) -> Result<bool> {

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use nix::mount::MsFlags;
 use rustix::mount::MountAttrFlags;
 
+use super::IdMap;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The longest value that `fsconfig` takes.
@@ -94,6 +95,9 @@ pub struct MountOptions {
     pub context: Option<String>,
     /// Unique inode numbers.
     pub xino: Option<Xino>,
+    /// Which owners are shown for those on the disk: the map of the container's user namespace. For root of the host, on file systems
+    /// with idmapped mounts. See [`id_map`](Self::id_map).
+    pub id_map: Option<IdMap>,
     /// More options of overlayfs, for those who know: `uuid` and SELinux's `fscontext`, `defcontext`, `rootcontext`. Overlay mounts alone.
     pub overlay: Vec<(String, String)>,
 }
@@ -160,6 +164,19 @@ impl MountOptions {
     #[must_use]
     pub fn xino(mut self, xino: Xino) -> Self {
         self.xino = Some(xino);
+        self
+    }
+
+    /// Owners through the map of the container's user namespace: all containers share one copy of each layer, and whatever is written
+    /// has the container's ids on the disk, in its diff and where it is committed. An owner outside the map is the overflow id
+    /// (`nobody`) in the container, which cannot change what belongs to it;
+    /// [`PrepareOptions::id_map`](crate::store::PrepareOptions::id_map) refuses such a parent.
+    ///
+    /// This process makes the mount: [`attach`](super::Mount::attach), [`detached`](super::Mount::detached). `mount(2)` and `mount(8)` cannot,
+    /// so rendering it for them is `Unsupported`, but for an OCI runtime's bind mount (of the copy backend), which carries the map.
+    #[must_use]
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.id_map = Some(map);
         self
     }
 

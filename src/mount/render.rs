@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
-use super::{ALWAYS, Mount, Upper, What};
+use super::{ALWAYS, IdRange, Mount, Upper, What};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::mount::legacy::options_max;
@@ -54,11 +54,23 @@ impl Mount {
         self.base.path()
     }
 
+    /// What `mount(2)` cannot do.
+    fn refuse_id_map(&self) -> Result<()> {
+        if self.id_map.is_none() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, "render mount")
+            .at(self.base.path())
+            .because("mount(2) has no id maps: whoever mounted it so would see and leave unmapped owners")
+            .with_hint("attach it through plywood, or give the client the detached mount"))
+    }
+
     /// The options for `mount -t FSTYPE -o OPTIONS SOURCE TARGET`, one by one, as containerd has them; paths are absolute and escaped.
     ///
     /// # Errors
-    /// `InvalidArgument` where the store's path is not UTF-8. It can be [attached](Self::attach) all the same.
+    /// `InvalidArgument` where the store's path is not UTF-8; `Unsupported` with an id map. It can be [attached](Self::attach) all the same.
     pub fn options(&self) -> Result<Vec<String>> {
+        self.refuse_id_map()?;
         let base = self.base.path();
         if base.to_str().is_none() {
             return Err(Error::new(ErrorKind::InvalidArgument, "render mount").at(base).because("the path is not UTF-8"));
@@ -71,8 +83,9 @@ impl Mount {
     /// layers fit one page.
     ///
     /// # Errors
-    /// `InvalidArgument` where a name is not UTF-8, which those of a store always are.
+    /// `InvalidArgument` where a name is not UTF-8, which those of a store always are; `Unsupported` with an id map.
     pub fn relative_options(&self) -> Result<Vec<String>> {
+        self.refuse_id_map()?;
         self.note_volatile()?;
         self.render(|name| escape(name.as_bytes()))
     }
@@ -81,7 +94,9 @@ impl Mount {
     ///
     /// # Errors
     /// `LimitExceeded` with the figure: the kernel would cut the options off *without an error* and mount only some of the layers.
+    /// `Unsupported` with an id map.
     pub fn to_mount2(&self) -> Result<Mount2> {
+        self.refuse_id_map()?;
         let mut flags = self.ms_flags();
         let What::Overlay { .. } = self.what else {
             flags |= MsFlags::MS_BIND;
@@ -122,8 +137,18 @@ impl Mount {
     /// An element of `mounts` in an OCI runtime's `config.json` (runtime-spec, "Mounts"). Runtimes mount by `mount(2)` with absolute paths.
     ///
     /// # Errors
-    /// `InvalidArgument` where a path is not UTF-8; `LimitExceeded` where the options do not fit a page.
+    /// `InvalidArgument` where a path is not UTF-8; `LimitExceeded` where the options do not fit a page; `Unsupported` for an overlay with an
+    /// id map, which runtimes cannot make. A bind mount's is in the document (`uidMappings`, `gidMappings`; runtime-spec 1.1).
     pub fn to_oci(&self, destination: &str) -> Result<Value> {
+        if let (What::Bind { .. }, Some(map)) = (&self.what, &self.id_map) {
+            let plain = Self { id_map: None, ..self.clone() };
+            let mut document = plain.to_oci(destination)?;
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("uidMappings".to_owned(), mappings(map.uids()));
+                fields.insert("gidMappings".to_owned(), mappings(map.gids()));
+            }
+            return Ok(document);
+        }
         let options = self.options()?;
         let (length, max) = (options.join(",").len(), options_max());
         if length > max {
@@ -195,6 +220,11 @@ impl Mount {
                 .with_source(error)
         })
     }
+}
+
+/// Ranges in the words of the runtime-spec.
+pub(crate) fn mappings(ranges: &[IdRange]) -> Value {
+    ranges.iter().map(|range| json!({ "containerID": range.inside, "hostID": range.outside, "size": range.count })).collect()
 }
 
 fn escape(path: &[u8]) -> Vec<u8> {

@@ -97,6 +97,7 @@ mod usage;
 mod user;
 mod walk;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -131,8 +132,9 @@ use crate::lock::Locks;
 use crate::metadata::Metadata;
 use crate::parallel::Parallelism;
 use crate::sys::Dir;
+use crate::sys::ids::IdMaps;
 use crate::tar::Limits;
-use crate::tree::Ids;
+use crate::tree::{Ids, TreeId};
 
 use lease::Session;
 
@@ -162,6 +164,8 @@ struct Inner {
     durability: Durability,
     blobs: BlobPolicy,
     session: Mutex<Option<Session>>,
+    /// Trees without an owner outside an id map.
+    mapped: Mutex<HashSet<(TreeId, IdMaps)>>,
 }
 
 impl Store {

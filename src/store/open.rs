@@ -284,6 +284,7 @@ fn assemble(home: &Home, path: &Path, options: &StoreOptions, metadata: Metadata
         durability: options.durability,
         blobs: options.blobs,
         session: Mutex::default(),
+        mapped: Mutex::default(),
     };
     Ok(Store { inner: Arc::new(inner) })
 }

@@ -3,15 +3,20 @@
 //! Order: a number for the tree, under the session's lease; the tree, durable; then, in one transaction that looks at everything again,
 //! the row. A crash before that leaves a tree that the dead lease gives away; a power cut, an empty one that moves to `lost+found`.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::{Store, no_snapshot};
 use crate::apply::own_root;
+use crate::backend::{KnownOwners, not_mapped};
 use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{NewSnapshot, SnapshotRow, Survives};
-use crate::mount::Mount;
+use crate::mount::{IdMap, Mount};
 use crate::progress::Context;
 use crate::snapshot::{Key, Kind, Labels, Name};
 use crate::span::verb;
+use crate::sys::ids::IdMaps;
 use crate::tree::{Access, Ids, TreeId};
 
 /// How [`Store::prepare`] and [`Store::view`] make a snapshot.
@@ -20,9 +25,20 @@ use crate::tree::{Access, Ids, TreeId};
 pub struct PrepareOptions {
     /// The new snapshot's labels; none by default.
     pub labels: Labels,
+    /// Which owners the mount that is returned shows for those on the disk; the same by default. See [`id_map`](Self::id_map).
+    pub id_map: Option<IdMap>,
 }
 
 impl PrepareOptions {
+    /// For a container with this id map: [`MountOptions::id_map`](crate::mount::MountOptions::id_map). A parent with an owner outside the
+    /// map is refused as `IdNotMapped`, unless the store squashes owners; the container sees such files as nobody's then. Who asks for
+    /// the [`mounts`](Store::mounts) of the key later says the map again.
+    #[must_use]
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.id_map = Some(map);
+        self
+    }
+
     /// With these labels.
     #[must_use]
     pub fn labels(mut self, labels: Labels) -> Self {
@@ -49,8 +65,8 @@ impl Store {
     /// # Errors
     /// `AlreadyExists` for a key that is taken, by whatever kind of snapshot; `NotFound` without such a parent; `InvalidArgument` where
     /// the parent is not Committed; `Corrupt` where a [check](Self::check) found it damaged; `LimitExceeded` where the stack is higher
-    /// than the backend can mount; `IdNotMapped` where this process cannot own the root directory as it should be and the store does
-    /// not squash owners; `NoSpace`, `Io`.
+    /// than the backend can mount; `IdNotMapped` where this process cannot own the root directory as it should be, or an owner is not
+    /// in the mount's id map, and the store does not squash owners; `NoSpace`, `Io`.
     pub fn prepare(&self, key: &Key, parent: Option<&Name>, options: &PrepareOptions) -> Result<Mount> {
         let verb = verb!("prepare", key = key.as_str(), parent = parent.map(Name::as_str));
         verb.run(|_| self.new_snapshot("prepare", Kind::Active, key, parent, options))
@@ -86,6 +102,9 @@ impl Store {
     ) -> Result<Mount> {
         let (parent, chain, root) = self.look_below(op, key, parent)?;
         self.check_height(op, key.as_str(), chain.len())?;
+        if let Some(map) = &options.id_map {
+            self.check_owners(op, &chain, &root, map)?;
+        }
         // What a power cut leaves of a whole copy is not to be taken for a container's data. Of a tree that holds nothing yet it is little.
         let is_copy = !chain.is_empty() && !self.backend().shares_trees();
         let tree = self.allocate_tree(if is_copy { Survives::PowerCut } else { Survives::Process })?;
@@ -95,7 +114,7 @@ impl Store {
                 Access::ReadOnly => self.backend().create_view(tree, &chain, &root)?,
                 Access::ReadWrite => self.backend().create(tree, &chain, &root)?,
             }
-            let mount = self.backend().mount(tree, &chain, access)?;
+            let mount = self.backend().mount(tree, &chain, access)?.with_id_map(options.id_map.clone());
             let parent_id = parent.as_ref().map(|parent| parent.id);
             let labels = &options.labels;
             let new = NewSnapshot { name: key.as_str(), kind, parent: parent_id, tree, root: &root, labels };
@@ -124,6 +143,21 @@ impl Store {
         let (chain, root) = (reader.chain(parent.id)?, self.own_root(op, parent.root.clone())?);
         reader.refuse_damaged(op, &parent.name, &chain)?;
         Ok((Some(parent), chain, root))
+    }
+
+    /// Refuses what a container with this id map would see as nobody's. Each tree is looked through once for each map, in this process.
+    fn check_owners(&self, op: &'static str, chain: &[TreeId], root: &Attributes, map: &IdMap) -> Result<()> {
+        if self.ids() == Ids::Squash {
+            return Ok(());
+        }
+        if map.to_host(root.uid, root.gid).is_none() {
+            return Err(not_mapped(root.uid, root.gid, map).at("/"));
+        }
+        let mut known = Mapped { map, trees: &self.inner.mapped };
+        self.backend().check_owners(chain, map, &mut known).map_err(|error| match error.kind() {
+            ErrorKind::IdNotMapped => error,
+            _ => Error::new(error.kind(), op).because("the owners of its files cannot be read").with_source(error),
+        })
     }
 
     /// A root directory as this process can own it, where owners are squashed; what a layer said of it was reported when it came in.
@@ -179,6 +213,35 @@ impl Store {
             transaction.commit()?;
             self.delete_trash_tree(tree)
         })();
+    }
+}
+
+/// How many trees are remembered with a map that holds all their owners.
+const MAPPED_MAX: usize = 10_000;
+
+/// Trees that were looked through; their numbers never come again.
+struct Mapped<'a> {
+    map: &'a IdMap,
+    trees: &'a Mutex<HashSet<(TreeId, IdMaps)>>,
+}
+
+impl Mapped<'_> {
+    fn trees(&self) -> MutexGuard<'_, HashSet<(TreeId, IdMaps)>> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KnownOwners for Mapped<'_> {
+    fn is_inside(&self, tree: TreeId) -> bool {
+        self.trees().contains(&(tree, self.map.maps().clone()))
+    }
+
+    fn found_inside(&mut self, tree: TreeId) {
+        let mut trees = self.trees();
+        if trees.len() >= MAPPED_MAX {
+            trees.clear();
+        }
+        trees.insert((tree, self.map.maps().clone()));
     }
 }
 

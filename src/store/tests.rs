@@ -3,6 +3,8 @@
 mod collection;
 mod crashes;
 mod fake;
+#[cfg(feature = "testing")]
+mod id_maps;
 mod leases;
 mod opening;
 mod processes;

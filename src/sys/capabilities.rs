@@ -71,7 +71,7 @@ impl Capabilities {
         let mut list = vec![overlay(&scratch, initial)];
         list.extend([mount_api(&scratch), xattrs(&scratch, initial), escapes(&scratch, initial)]);
         list.extend([reflink(&scratch), file_types(&scratch), whiteouts(&scratch), openat2(&scratch)]);
-        list.extend([user_namespaces(), sub_ids(), id_mapped_mounts(&scratch)]);
+        list.extend([user_namespaces(), sub_ids(), id_mapped_mounts(&scratch), id_mapped_layers(&scratch, initial)]);
         Ok(Self { file_system: file_system(&scratch), initial_user_namespace: initial, list })
     }
 
@@ -195,13 +195,21 @@ fn sub_ids() -> Capability {
 
 fn id_mapped_mounts(scratch: &Scratch) -> Capability {
     let found = trial::try_id_mapped_mount(scratch).map(|()| "the file system shows owners through a map".to_owned());
-    let cost = "a container with its own ids needs a copy of each layer with shifted owners";
+    let cost = "a container with its own ids needs a store of its own, with shifted owners (the copy backend's)";
     capability(
         "id-mapped-mounts",
         found.map_err(|error| explain(&error)),
         cost,
         "root, and Linux 5.12 with ext4, 5.15 with btrfs, 5.19 with xfs or 6.3 with tmpfs",
     )
+}
+
+fn id_mapped_layers(scratch: &Scratch, initial: bool) -> Capability {
+    let found = trial::try_id_mapped_overlay(scratch, !initial, Api::probe(scratch.dir()));
+    let found = found.map(|()| "overlayfs takes layers whose owners are mapped".to_owned());
+    let cost = "the overlay backend has no mounts with an id map";
+    let remedy = "Linux 5.19 or newer, root, and a file system that has id-mapped-mounts";
+    capability("id-mapped-layers", found.map_err(|error| explain(&error)), cost, remedy)
 }
 
 /// An error with its causes, in one line.
@@ -235,8 +243,10 @@ mod tests {
                 let one = found.get(name).unwrap();
                 assert!(one.available, "{one}");
             }
-            let mapped = found.get("id-mapped-mounts").unwrap();
-            assert_eq!(mapped.available, place == Place::Root, "{mapped}");
+            for name in ["id-mapped-mounts", "id-mapped-layers"] {
+                let mapped = found.get(name).unwrap();
+                assert_eq!(mapped.available, place == Place::Root, "{mapped}");
+            }
             let style = if place == Place::Root { "trusted." } else { "user." };
             assert!(found.get("overlay").unwrap().found.contains(style));
             assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);

@@ -7,11 +7,14 @@ use std::fs;
 use crate::error::{Error, ErrorKind, Result};
 
 /// One line of `uid_map`: `count` ids from `inside` on are those from `outside` on in the parent namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IdRange {
-    pub(crate) inside: u32,
-    pub(crate) outside: u32,
-    pub(crate) count: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IdRange {
+    /// The first id in the namespace.
+    pub inside: u32,
+    /// The first id in the parent namespace.
+    pub outside: u32,
+    /// How many ids there are.
+    pub count: u32,
 }
 
 impl IdRange {
@@ -22,7 +25,7 @@ impl IdRange {
 }
 
 /// The uids or the gids of a user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IdMap(Vec<IdRange>);
 
 impl IdMap {
@@ -75,7 +78,7 @@ impl IdMap {
 }
 
 /// Both maps of a user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IdMaps {
     pub(crate) uids: IdMap,
     pub(crate) gids: IdMap,
@@ -89,9 +92,17 @@ impl IdMaps {
     pub(crate) fn current() -> Result<Self> {
         Ok(Self { uids: read("/proc/self/uid_map")?, gids: read("/proc/self/gid_map")? })
     }
+
+    /// The maps of the user namespace that a process is in, as they look from this process's.
+    ///
+    /// # Errors
+    /// `NotFound` without such a process or without `/proc`; `PermissionDenied`, `Corrupt`.
+    pub(crate) fn of_process(pid: u32) -> Result<Self> {
+        Ok(Self { uids: read(&format!("/proc/{pid}/uid_map"))?, gids: read(&format!("/proc/{pid}/gid_map"))? })
+    }
 }
 
-fn read(path: &'static str) -> Result<IdMap> {
+fn read(path: &str) -> Result<IdMap> {
     let text = fs::read_to_string(path).map_err(|error| Error::io("read id map", error).at(path))?;
     IdMap::parse(&text).ok_or_else(|| Error::new(ErrorKind::Corrupt, "read id map").at(path).because("it is not an id map"))
 }

@@ -5,6 +5,7 @@
 //! the description's own log and becomes the error's reason. What kernels before 6.7 can do instead is in [`legacy`].
 
 pub(crate) mod legacy;
+pub(crate) mod mapped;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! namespace, so a child that stays outside is forked first; it runs them, reports through a pipe, and is gone before this returns.
 //! They are looked for in fixed places (the search path belongs to the caller) and names come from `/etc/passwd`, never from NSS.
 
+pub(crate) mod child;
+
 use std::fmt;
 use std::fs;
 use std::io::{Read as _, Write as _};

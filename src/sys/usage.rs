@@ -1,4 +1,4 @@
-//! What a tree takes on the disk.
+//! What a tree takes on the disk, and whose it is.
 //!
 //! Walked by descriptor, nothing is followed; each inode counts once, however many names it has (all whiteouts of a tree are one).
 //! What goes away meanwhile is not counted.
@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use super::descent::unless_gone;
+use super::ids::IdMaps;
 use super::{Descent, Dir, Stat, inode};
 use crate::error::Result;
 
@@ -22,27 +23,92 @@ pub(crate) struct Taken {
 /// `PermissionDenied`, `Io`.
 pub(crate) fn taken(dir: &Dir) -> Result<Taken> {
     let mut count = Count::default();
-    count.add(&inode::stat(dir)?);
+    each_inode(dir, &mut |stat, _| {
+        count.add(stat);
+        true
+    })?;
+    Ok(count.taken)
+}
+
+/// An inode whose owner is not in an id map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outside {
+    /// One of its names, in the directory.
+    pub(crate) path: Vec<u8>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Finds the first inode of a directory, itself included, with an owner outside the maps.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn owner_outside(dir: &Dir, maps: &IdMaps) -> Result<Option<Outside>> {
+    let mut found = None;
+    each_inode(dir, &mut |stat, path| {
+        if !(maps.uids.contains(stat.uid) && maps.gids.contains(stat.gid)) {
+            found = Some(Outside { path: path.join(&b'/'), uid: stat.uid, gid: stat.gid });
+        }
+        found.is_none()
+    })?;
+    Ok(found)
+}
+
+/// Told of an inode and the names that lead to it; says whether to go on.
+type See<'a> = &'a mut dyn FnMut(&Stat, &[Box<[u8]>]) -> bool;
+
+/// Calls `see` with each name in a directory, and with the directory itself, until it says `false`.
+fn each_inode(dir: &Dir, see: See<'_>) -> Result<()> {
+    if !see(&inode::stat(dir)?, &[]) {
+        return Ok(());
+    }
     let mut descent = Descent::new(dir.try_clone()?)?;
-    let mut levels = vec![count.level(dir)?];
+    let mut path = Vec::new();
+    let Some(first) = level(dir, &mut path, see)? else { return Ok(()) };
+    let mut levels = vec![first];
     while let Some(names) = levels.last_mut() {
         match names.pop() {
             Some(name) => {
                 let entered = descent.enter(&name)?;
                 match descent.here()? {
-                    Some(dir) if entered => levels.push(count.level(dir)?),
+                    Some(dir) if entered => {
+                        path.push(name);
+                        let Some(below) = level(dir, &mut path, see)? else { return Ok(()) };
+                        levels.push(below);
+                    }
                     _ => descent.leave(),
                 }
             }
             None => {
                 levels.pop();
+                path.pop();
                 if !levels.is_empty() {
                     descent.leave();
                 }
             }
         }
     }
-    Ok(count.taken)
+    Ok(())
+}
+
+/// Shows what is in one directory, and gives the directories in it; `None` where nothing more is to be seen.
+fn level(dir: &Dir, path: &mut Vec<Box<[u8]>>, see: See<'_>) -> Result<Option<Vec<Box<[u8]>>>> {
+    let mut directories = Vec::new();
+    let Some(entries) = unless_gone(dir.entries())? else { return Ok(Some(directories)) };
+    for entry in entries {
+        let Some(entry) = unless_gone(entry)? else { break };
+        let Some(stat) = dir.stat(&entry.name)? else { continue };
+        path.push(entry.name);
+        let goes_on = see(&stat, path);
+        let name = path.pop().unwrap_or_default();
+        if !goes_on {
+            return Ok(None);
+        }
+        if stat.is_dir() {
+            directories.push(name);
+        }
+    }
+    Ok(Some(directories))
 }
 
 #[derive(Default)]
@@ -53,21 +119,6 @@ struct Count {
 }
 
 impl Count {
-    /// Counts what is in one directory, and gives the directories in it.
-    fn level(&mut self, dir: &Dir) -> Result<Vec<Box<[u8]>>> {
-        let mut directories = Vec::new();
-        let Some(entries) = unless_gone(dir.entries())? else { return Ok(directories) };
-        for entry in entries {
-            let Some(entry) = unless_gone(entry)? else { break };
-            let Some(stat) = dir.stat(&entry.name)? else { continue };
-            self.add(&stat);
-            if stat.is_dir() {
-                directories.push(entry.name);
-            }
-        }
-        Ok(directories)
-    }
-
     fn add(&mut self, stat: &Stat) {
         if !stat.is_dir() && stat.nlink > 1 && !self.linked.insert((stat.dev, stat.ino)) {
             return;

@@ -1,19 +1,20 @@
 //! The trials themselves: each does the thing once, in a directory of its own.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::MountAttrFlags;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::flock::{Flock, Sharing};
+use crate::sys::ids::{IdMap, IdMaps, IdRange};
+use crate::sys::mount::mapped::{as_owner, clone_mapped, with_mapped};
 use crate::sys::mount::{Api, FsContext, clone_mount, is_read_only, legacy, map_owners};
+use crate::sys::namespace::child::{NamespaceChild, user_namespace};
 use crate::sys::network::mounted_as;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 
@@ -181,68 +182,45 @@ pub(super) fn try_openat2(scratch: &Scratch) -> Result<()> {
 
 /// Enters a user namespace in a child that does nothing else.
 pub(super) fn try_user_namespace() -> Result<()> {
-    NamespaceChild::start().map(drop)
+    NamespaceChild::start(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map(drop)
 }
 
 /// Maps owners of a mount of the directory, as root would for a container.
 pub(super) fn try_id_mapped_mount(scratch: &Scratch) -> Result<()> {
-    let child = NamespaceChild::start()?;
-    for map in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{}/{map}", child.pid);
-        std::fs::write(&path, "0 100000 65536").map_err(|error| Error::io("write id map", error).at(path))?;
-    }
-    let path = format!("/proc/{}/ns/user", child.pid);
-    let namespace = File::open(&path).map_err(|error| Error::io("open", error).at(path))?;
-    map_owners(clone_mount(scratch.dir())?, namespace)
+    map_owners(clone_mount(scratch.dir())?, user_namespace(&trial_map())?)
 }
 
-/// A child in a user namespace of its own, which waits to be told to end.
-struct NamespaceChild {
-    pid: nix::unistd::Pid,
-    end: OwnedFd,
+/// Mounts an overlay whose layers show other owners, and has it make a file.
+pub(super) fn try_id_mapped_overlay(scratch: &Scratch, user_xattrs: bool, api: Api) -> Result<()> {
+    let place = scratch.dir.mkdir_open(&scratch.name(), 0o755)?;
+    for part in [&b"lower"[..], b"upper", b"work"] {
+        place.mkdir(part, 0o755)?;
+    }
+    let maps = trial_map();
+    let clone = clone_mapped(&place, user_namespace(&maps)?)?;
+    let (uid, gid) = (TRIAL_ROOT, TRIAL_ROOT);
+    let mount = as_owner(uid, gid, || {
+        with_mapped(clone, &place, api, |root| {
+            let place = Dir::from_fd(inode::reopen(root)?);
+            mount_overlay(&place, user_xattrs, api)
+        })
+    })?;
+    if is_read_only(&mount)? {
+        return Err(Error::new(ErrorKind::Unsupported, "mount overlay").because("the kernel mounts it read-only"));
+    }
+    let made = inode::stat(Root::from_fd(mount).dir()?)?;
+    if (made.uid, made.gid) == (uid, gid) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, "mount overlay").because("it shows the owners of the disk"))
 }
 
-impl NamespaceChild {
-    fn start() -> Result<Self> {
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("pipe2", errno));
-        let (wait, end) = pipe()?;
-        let (answer, tell) = pipe()?;
-        #[allow(unsafe_code)]
-        // SAFETY: the process may have threads, so the child makes system calls only: it allocates nothing and takes no lock.
-        let forked = unsafe { nix::unistd::fork() };
-        match forked.map_err(|errno| Error::io("fork", errno))? {
-            ForkResult::Child => {
-                // Its own copies would keep both pipes open.
-                drop((end, answer));
-                let entered = nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
-                let _ = rustix::io::write(&tell, &entered.map_or_else(|errno| errno as i32, |()| 0).to_ne_bytes());
-                let _ = rustix::io::read(&wait, &mut [0; 1]);
-                #[allow(unsafe_code)]
-                // SAFETY: `_exit` has no preconditions and does not return.
-                unsafe {
-                    libc::_exit(0)
-                }
-            }
-            ForkResult::Parent { child } => {
-                drop((wait, tell));
-                let child = Self { pid: child, end };
-                let mut code = [0; 4];
-                match rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut code)) {
-                    Ok(4) if i32::from_ne_bytes(code) == 0 => Ok(child),
-                    Ok(4) => Err(Error::io("unshare", std::io::Error::from_raw_os_error(i32::from_ne_bytes(code)))),
-                    _ => Err(Error::new(ErrorKind::Unsupported, "unshare").because("the child was killed")),
-                }
-            }
-        }
-    }
-}
+/// What root of a container is outside, for a trial.
+const TRIAL_ROOT: u32 = 100_000;
 
-impl Drop for NamespaceChild {
-    fn drop(&mut self) {
-        // A byte, not the pipe's end: another child may hold that too.
-        let _ = rustix::io::write(&self.end, &[0]);
-        while nix::sys::wait::waitpid(self.pid, None) == Err(nix::errno::Errno::EINTR) {}
-    }
+fn trial_map() -> IdMaps {
+    let one = || IdMap::new(vec![IdRange { inside: 0, outside: TRIAL_ROOT, count: 65_536 }]);
+    IdMaps { uids: one(), gids: one() }
 }
 
 /// The name of the file system by its mount, or its number where the mount table is not to be had.

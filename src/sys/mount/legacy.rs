@@ -53,11 +53,32 @@ pub(crate) fn attach(directory: BorrowedFd<'_>, options: Options<'_>, target: Bo
 /// As [`attach`].
 pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
     fits(options)?;
+    aside(directory, || {
+        mount(options, ".")?;
+        // The working directory is covered now, `.` still means what is below; from its parent the name leads to the mount.
+        let root = open_covering(directory)?;
+        match clone_mount(&root) {
+            Ok(mount) => Ok(mount),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(root),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+/// Runs `work` on a thread of its own, with `directory` as its working directory, in a mount namespace that nobody else sees. What it
+/// mounts there is gone afterwards, but for what is held by descriptor.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`; those of `work`.
+pub(crate) fn aside<T: Send>(directory: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     in_directory(directory, || {
         let home = std::fs::File::open("/proc/thread-self/ns/mnt").ok();
         // The working directory moves along into the new namespace; a descriptor would not.
         nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| privileged(Error::io("unshare", errno)))?;
-        let made = mount_aside(directory, options);
+        // Otherwise what is mounted would appear in every namespace that this one was copied from.
+        let done = nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .map_err(|errno| privileged(failed(errno)))
+            .and_then(|()| work());
         // A namespace goes some time after its last thread, and keeps until then whatever was mounted when it was made: an upperdir that
         // is unmounted meanwhile would still count as used. It goes at once when the thread leaves it.
         if let Some(home) = home
@@ -65,23 +86,8 @@ pub(crate) fn detached(directory: BorrowedFd<'_>, options: Options<'_>) -> Resul
         {
             tracing::debug!(%error, "a mount namespace goes with its thread");
         }
-        made
+        done
     })
-}
-
-/// In a mount namespace of this thread's own.
-fn mount_aside(directory: BorrowedFd<'_>, options: Options<'_>) -> Result<OwnedFd> {
-    // Otherwise the mount would appear in every namespace that this one was copied from.
-    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|errno| privileged(failed(errno)))?;
-    mount(options, ".")?;
-    // The working directory is covered now, `.` still means what is below; from its parent the name leads to the mount.
-    let root = open_covering(directory)?;
-    match clone_mount(&root) {
-        Ok(mount) => Ok(mount),
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(root),
-        Err(error) => Err(error),
-    }
 }
 
 /// Mounts a directory on another one a second time.
