@@ -12,7 +12,7 @@ use super::limits::{self, Limit};
 use super::stats::Stats;
 use crate::digest::DiffId;
 use crate::error::Error;
-use crate::mount::MountOptions;
+use crate::mount::{IdMap, MountOptions};
 use crate::store::Platform;
 
 /// Where the help of each command lists the options that all have.
@@ -450,6 +450,10 @@ pub(super) struct How {
     /// own, uuid=. `volatile` is for throw-away containers: no syncs; after a power cut the snapshot can only be removed
     #[arg(short = 'o', long = "options", value_name = "OPTIONS", value_parser = parsed::<MountOptions>)]
     pub(super) options: Option<MountOptions>,
+    /// Show owners through the map of the container's user namespace, and keep the container's ids on the disk: INSIDE:OUTSIDE:COUNT,
+    /// several separated by commas, `u:` or `g:` before one that is for users or groups alone
+    #[arg(long, value_name = "MAP", value_parser = parsed::<IdMap>)]
+    pub(super) id_map: Option<IdMap>,
 }
 
 #[derive(Args, Debug)]

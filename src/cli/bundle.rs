@@ -57,7 +57,9 @@ fn snapshot(store: &Store, arguments: &Bundle, dir: &Path) -> Result<(String, Op
         Err(error) => return Err(error),
     };
     let key = Key::new(arguments.key.clone().unwrap_or_else(|| dir.to_string_lossy().into_owned()))?;
-    store.prepare(&key, parent.as_ref(), &PrepareOptions::default())?;
+    let mut options = PrepareOptions::default();
+    options.id_map.clone_from(&arguments.options.id_map);
+    store.prepare(&key, parent.as_ref(), &options)?;
     Ok((key.as_str().to_owned(), config, true))
 }
 
@@ -72,6 +74,7 @@ fn write(store: &Store, key: &str, config: &Option<ImageConfig>, arguments: &Bun
         args: (!arguments.command.is_empty()).then(|| arguments.command.clone()),
         terminal: arguments.terminal,
         in_user_namespace: !namespace::is_initial(),
+        id_map: arguments.options.id_map.clone(),
     };
     let document = config.runtime_config(&user, &options);
 

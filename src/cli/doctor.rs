@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::args::Global;
 use super::output::{self, Failure, Output};
 use super::unshare::{is_root, store_root};
+use crate::backend::Capabilities;
 use crate::error::{Error, Result};
 use crate::namespace::{self, HeldIds};
 use crate::snapshot::Key;
@@ -74,6 +75,9 @@ pub(super) fn doctor(global: &Global, output: &Output) -> Result<(), Failure> {
             checks.push(trial.reflinks());
             checks.push(trial.devices());
             checks.push(trial.openat2());
+            if namespace::is_initial() && is_root() {
+                checks.extend(trial.id_maps());
+            }
             match trial.auto() {
                 Ok((name, reason)) => (Some(name), reason),
                 Err(error) => (None, error.to_string()),
@@ -267,6 +271,24 @@ impl Trial {
                 Check::fails("device files", errno.to_string(), "devices of layers are skipped and reported", "run it as root")
             }
         }
+    }
+
+    /// What containers with ids of their own need.
+    fn id_maps(&self) -> Vec<Check> {
+        let found = match Capabilities::probe(&self.0) {
+            Ok(found) => found,
+            Err(error) => return vec![Check::fails("id maps", error.to_string(), "they were not tried", "see the reason")],
+        };
+        let words = [("id-mapped-mounts", "id maps of mounts"), ("id-mapped-layers", "id maps of overlays")];
+        let check = |(name, what)| {
+            let one = found.get(name)?;
+            Some(if one.available {
+                Check::works(what, one.found.as_str())
+            } else {
+                Check::fails(what, one.found.as_str(), one.cost, one.remedy)
+            })
+        };
+        words.into_iter().filter_map(check).collect()
     }
 
     fn openat2(&self) -> Check {

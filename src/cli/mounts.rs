@@ -59,10 +59,9 @@ pub(super) fn attach(mount: Mount, target: &Path, how: &How) -> Result<()> {
 
 /// The mount as the user wants it.
 pub(super) fn with(mount: Mount, how: &How) -> Result<Mount> {
-    match &how.options {
-        Some(options) => mount.with_options(options),
-        None => Ok(mount),
-    }
+    let mut options = how.options.clone().unwrap_or_default();
+    options.id_map.clone_from(&how.id_map);
+    mount.with_options(&options)
 }
 
 /// `umount TARGET`

@@ -101,7 +101,8 @@ fn make(session: &Session<'_>, Prepare { key, parent, mount, options: how }: &Pr
     let store = &session.store;
     let key = Key::new(key)?;
     let parent = parent.as_deref().map(|parent| store.resolve(parent)).transpose()?;
-    let options = PrepareOptions::default();
+    let mut options = PrepareOptions::default();
+    options.id_map.clone_from(&how.id_map);
     let what = match kind {
         Kind::View => store.view(&key, parent.as_ref(), &options)?,
         _ => store.prepare(&key, parent.as_ref(), &options)?,

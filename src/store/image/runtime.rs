@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::ImageConfig;
+use crate::mount::{IdMap, mappings};
 use crate::store::User;
 
 /// What of the runtime-spec this is.
@@ -61,6 +62,8 @@ pub struct RuntimeOptions {
     pub terminal: bool,
     /// For a runtime that runs in a user namespace with few ids: no cgroups, and no owner but root for what is mounted.
     pub in_user_namespace: bool,
+    /// The runtime makes a user namespace with this map for the container, whose root file system is mounted with it. None by default.
+    pub id_map: Option<IdMap>,
 }
 
 impl RuntimeOptions {
@@ -89,6 +92,13 @@ impl RuntimeOptions {
     #[must_use]
     pub fn terminal(mut self) -> Self {
         self.terminal = true;
+        self
+    }
+
+    /// A container in a user namespace with this map.
+    #[must_use]
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.id_map = Some(map);
         self
     }
 
@@ -150,6 +160,15 @@ impl ImageConfig {
             && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut)
         {
             linux.insert("resources".to_owned(), json!({ "devices": [{ "allow": false, "access": "rwm" }] }));
+        }
+        if let Some(map) = &options.id_map
+            && let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut)
+        {
+            linux.insert("uidMappings".to_owned(), mappings(map.uids()));
+            linux.insert("gidMappings".to_owned(), mappings(map.gids()));
+            if let Some(namespaces) = linux.get_mut("namespaces").and_then(Value::as_array_mut) {
+                namespaces.push(json!({ "type": "user" }));
+            }
         }
         config
     }
@@ -227,6 +246,10 @@ mod tests {
         let inside = RuntimeOptions::default().in_user_namespace().read_only().root("/r").args(["true"]).terminal();
         let config = image.runtime_config(&user, &inside);
         assert_eq!((&config["process"]["args"], &config["root"]), (&json!(["true"]), &json!({ "path": "/r", "readonly": true })));
+        let map = "0:100000:65536".parse().unwrap();
+        let mapped = image.runtime_config(&user, &RuntimeOptions::default().id_map(map));
+        assert_eq!(mapped["linux"]["gidMappings"], json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]));
+        assert!(mapped["linux"]["namespaces"].as_array().unwrap().contains(&json!({ "type": "user" })));
         let text = config.to_string();
         assert!(!text.contains("cgroup\",\"options") && !text.contains("gid=") && !text.contains("resources"), "{text}");
     }

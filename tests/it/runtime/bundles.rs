@@ -1,5 +1,7 @@
 //! Bundles in the hands of real runtimes: what runs in them writes, deletes and renames, and what came of it is committed and run again.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::support::{Output, plywood, require};
 
@@ -91,6 +93,44 @@ fn a_bundle_runs_and_its_change_is_an_image(runtime: &'static str) {
         }
         scene.plywood(&["remove", "box-2", "plain", "on-work", "work"]).ok();
         assert_eq!(mounts(), before, "{runtime} on {backend}");
+    }
+}
+
+/// One copy of each layer serves containers with ids of their own, and what those write is committed with the ids that they see.
+fn a_container_with_its_own_ids_runs(runtime: &'static str) {
+    hide_the_second_cgroup_hierarchy();
+    for backend in ["overlay", "copy"] {
+        let scene = Scene::new(runtime, backend);
+        // Root of the container is an ordinary user on the way there.
+        fs::set_permissions(scene.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let script = "set -e; read inside outside count < /proc/self/uid_map; echo $outside; stat -c %u /srv/kept; echo x > /srv/made; \
+                      mv /srv/changed /srv/folder/; rm /srv/deleted; stat -c %u:%g /srv/made /srv/folder/changed";
+        for (key, first) in [("box", 100_000), ("box-2", 300_000)] {
+            let map = format!("0:{first}:65536");
+            scene.plywood(&["bundle", "app", key, "--key", key, "--id-map", &map, "--", "sh", "-c", script]).ok();
+            let output = scene.run_bundle(key).ok();
+            assert_eq!(output.stdout, format!("{first}\n0\n0:0\n0:0\n"), "{runtime} on {backend}");
+            let rootfs = scene.path(key).join("rootfs");
+            assert_eq!(fs::metadata(rootfs.join("srv/made")).unwrap().uid(), first, "as the host sees it");
+            scene.plywood(&["umount", &format!("{key}/rootfs")]).ok();
+        }
+        scene.plywood(&["commit", "work", "box"]).ok();
+        let output = scene.run("work", "plain", "stat -c %u:%g /srv/made /srv/folder/changed /srv").ok();
+        assert_eq!(output.stdout, "0:0\n0:0\n0:0\n", "{runtime} on {backend}");
+    }
+}
+
+#[test]
+fn runc_with_a_containers_own_ids() {
+    if require("runtime::bundles::runc_with_a_containers_own_ids", &["runc"]) {
+        Sandbox::root().run(|| a_container_with_its_own_ids_runs("runc"));
+    }
+}
+
+#[test]
+fn crun_with_a_containers_own_ids() {
+    if require("runtime::bundles::crun_with_a_containers_own_ids", &["crun"]) {
+        Sandbox::root().run(|| a_container_with_its_own_ids_runs("crun"));
     }
 }
 
