@@ -141,7 +141,10 @@ pub(super) fn attach(mount: &Mount, fd: &OwnedFd, target: &Path) -> Result<Mount
             legacy::bind(mount.base.hold(source)?.as_fd(), fd.as_fd()).map_err(|error| error.at(target))?;
         }
     }
-    let root = legacy::open_covering(fd.as_fd())?;
+    let root = legacy::open_covering(fd.as_fd()).inspect_err(|_| {
+        // Where it is by its path is the best that is known of it then.
+        let _ = kernel::unmount_path(target);
+    })?;
     let guard = Mounted {
         mount: Some(root.try_clone().map_err(|error| Error::io("dup", error))?),
         target: target.to_owned(),

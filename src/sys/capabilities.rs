@@ -3,6 +3,25 @@
 //! Never a version comparison where a trial can tell: distributions carry features back, and sandboxes take system calls away. Each
 //! [`Capability`] says what is lost without it and what would mend that. The trials are made in a directory of their own, which is gone
 //! afterwards, also after an error.
+//!
+//! What the kernel has since when, and what is done without; a seccomp filter that answers ENOSYS or EPERM counts as a kernel that lacks it
+//! (`tests/it/blocked.rs` takes each away):
+//!
+//! | ability | Linux | without it |
+//! |---|---|---|
+//! | `statx` | 4.11 | `fstatat`; mounts are told apart by `/proc/self/fdinfo` |
+//! | `openat2` | 5.6 | paths are walked component by component, as safely |
+//! | overlays in a user namespace (`userxattr`) | 5.11 | the copy backend |
+//! | `fsopen`, layers by descriptor | 6.15 | layers one by one through `/proc/self/fd` (6.7); before, one page of `mount(2)` |
+//! | `mount(2)` as well | | the copy backend; trees are read, diffed and committed, and attaching one is an error |
+//! | `open_tree`, `move_mount` | 5.2 | overlays are made by `mount(2)` where `fsopen` is missing too, and cannot be passed on detached |
+//! | `mount_setattr` | 5.12 | read-only bind mounts by remounting; no id maps |
+//! | idmapped mounts of the file system | 5.12 to 6.3 | `Unsupported` for a mount with an id map |
+//! | idmapped layers of overlayfs | 5.19 | the same on the overlay backend |
+//! | escaped `overlay.` xattrs | 6.7 | they are left out of layers, and reported |
+//! | whiteouts without `CAP_MKNOD` | 5.8 | the copy backend |
+//! | upper directory on overlayfs, no xattrs, no `d_type` | never | the copy backend |
+//! | reflinks | 4.5 | bytes are copied |
 
 mod trial;
 
@@ -148,7 +167,12 @@ fn file_types(scratch: &Scratch) -> Capability {
         Ok(false) => Err("directories do not tell the types of what is in them".to_owned()),
         Err(error) => Err(explain(&error)),
     };
-    capability("d_type", found, "overlayfs refuses the file system", "for xfs: mkfs.xfs -n ftype=1; for ext4: tune2fs -O filetype")
+    capability(
+        "d_type",
+        found,
+        "overlays show whiteouts as names that lead nowhere, so copies are kept",
+        "for xfs: mkfs.xfs -n ftype=1; for ext4: tune2fs -O filetype",
+    )
 }
 
 fn whiteouts(scratch: &Scratch) -> Capability {

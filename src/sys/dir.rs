@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Stat, describe};
@@ -153,8 +153,8 @@ impl Dir {
     /// Describes what stands at a name, a symlink itself; `None` for nothing.
     pub(crate) fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {
         let name = component("statx", name)?;
-        match rustix::fs::statx(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS) {
-            Ok(statx) => Ok(Some(Stat::from_statx(&statx))),
+        match super::inode::look(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(self.failed("statx", error, name)),
         }

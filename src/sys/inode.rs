@@ -52,6 +52,25 @@ impl Stat {
         }
     }
 
+    /// The types of some fields differ by machine.
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        let numbers = |device| (rustix::fs::major(device), rustix::fs::minor(device));
+        Self {
+            file_type: FileType::from_raw_mode(stat.st_mode),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: stat.st_size as u64,
+            blocks: stat.st_blocks as u64,
+            nlink: stat.st_nlink as u32,
+            dev: numbers(stat.st_dev),
+            ino: stat.st_ino,
+            rdev: numbers(stat.st_rdev),
+            mtime: Timestamp { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+        }
+    }
+
     pub(crate) fn is_dir(&self) -> bool {
         self.file_type == FileType::Directory
     }
@@ -73,9 +92,29 @@ impl Stat {
 /// Describes the inode of a descriptor.
 pub(crate) fn stat(fd: impl AsFd) -> Result<Stat> {
     let fd = fd.as_fd();
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)
-        .map(|statx| Stat::from_statx(&statx))
-        .map_err(|error| Error::io("statx", error).at(describe(fd, b"")))
+    look(fd, c"", AtFlags::EMPTY_PATH).map_err(|error| Error::io("statx", error).at(describe(fd, b"")))
+}
+
+/// The same by a single name in a directory. A seccomp filter older than `statx` (4.11) forbids it, and lets `fstatat` through.
+pub(super) fn look(directory: impl AsFd, name: impl rustix::path::Arg + Copy, flags: AtFlags) -> std::result::Result<Stat, Errno> {
+    let (directory, flags) = (directory.as_fd(), flags | AtFlags::NO_AUTOMOUNT);
+    match rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS) {
+        Ok(statx) => Ok(Stat::from_statx(&statx)),
+        Err(Errno::NOSYS | Errno::PERM) => Ok(Stat::from_stat(&rustix::fs::statat(directory, name, flags)?)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The number of the mount that a descriptor is on, as the mount table has it. `None` where neither `statx` (5.8) nor `/proc` says it.
+pub(crate) fn mount_id(fd: impl AsFd) -> Option<u64> {
+    let fd = fd.as_fd();
+    match rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(statx) if statx.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Some(statx.stx_mnt_id),
+        _ => {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        }
+    }
 }
 
 /// Mode, owner, mtime and all xattrs as the file system has them: names that mean something to overlayfs included.

@@ -20,7 +20,7 @@ use rustix::mount::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 
-const NEEDS_PRIVILEGE: &str = "mounting needs root, or a user namespace: try `plywood unshare`";
+const NEEDS_PRIVILEGE: &str = "mounting needs root, or a user namespace: try `plywood unshare`; in a container, CAP_SYS_ADMIN and a seccomp profile with mount calls";
 
 /// How many mounts on top of one are taken away with it.
 const STACKED_MAX: u32 = 1000;
@@ -301,6 +301,11 @@ pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
 fn privileged(error: Error) -> Error {
     match error.kind() {
         ErrorKind::PermissionDenied => error.with_hint(NEEDS_PRIVILEGE),
+        ErrorKind::Unsupported if error.raw_os_error() == Some(libc::ENOSYS) => {
+            error.because("the kernel does not have this call, or a seccomp filter takes it away").with_hint(
+                "`plywood doctor` tells which mounts work here; in a container, a seccomp profile that lets mount calls through",
+            )
+        }
         _ => error,
     }
 }

@@ -2,8 +2,6 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::StatxFlags;
-
 /// `statfs(2)` numbers of file systems that several machines may have mounted at once, and what they are called.
 const NUMBERS: [(u64, &str); 14] = [
     (0x6969, "nfs"),
@@ -44,8 +42,7 @@ fn classify(number: u64, name: impl FnOnce() -> String) -> Option<String> {
 
 /// The type of the mount that a descriptor is in, as the mount table has it.
 pub(crate) fn mounted_as(fd: impl AsFd) -> Option<String> {
-    let stat = rustix::fs::statx(fd, c"", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    let id = Some(stat.stx_mnt_id.to_string()).filter(|_| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0)?;
+    let id = super::inode::mount_id(fd)?.to_string();
     let table = std::fs::read_to_string("/proc/thread-self/mountinfo").ok()?;
     table.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;

@@ -178,8 +178,12 @@ fn open_child(dir: impl AsFd, name: &[u8]) -> std::result::Result<OwnedFd, Errno
     let open = || match rustix::fs::openat2(&dir, name, flags, Mode::empty(), ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOSYS | Errno::PERM) => {
             let fd = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
-            let found = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
-            if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) { Err(Errno::XDEV) } else { Ok(fd) }
+            let is_mounted = match rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()) {
+                Ok(found) => found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+                Err(Errno::NOSYS | Errno::PERM) => inode::mount_id(&dir) != inode::mount_id(&fd),
+                Err(errno) => return Err(errno),
+            };
+            if is_mounted { Err(Errno::XDEV) } else { Ok(fd) }
         }
         done => done,
     };

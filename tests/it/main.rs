@@ -9,6 +9,8 @@
 mod arch;
 #[cfg(feature = "testing")]
 mod bit_rot;
+#[cfg(feature = "testing")]
+mod blocked;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod bombs;
 #[cfg(all(feature = "cli", feature = "testing"))]

@@ -127,6 +127,12 @@ pub(crate) fn try_overlay(scratch: &Scratch, user_xattrs: bool, api: Api) -> Res
     let shown = shown.ok_or_else(|| Error::new(ErrorKind::Unsupported, "mount overlay").because("it does not show its layers"))?;
     let escapes = xattr::get(&shown, format!("{prefix}plywood").as_bytes())?.is_some();
     inside.unlink(b"file")?;
+    // Without types in its directories, a file system shows whiteouts as names that lead nowhere; the kernel warns of it, no more.
+    if inside.entries()?.any(|entry| entry.is_ok_and(|entry| *entry.name == *b"file")) {
+        return Err(Error::new(ErrorKind::Unsupported, "mount overlay")
+            .because("hidden files stay in its listings: directories of the file system do not tell types (d_type)")
+            .with_hint("for ext4: tune2fs -O filetype; for xfs: mkfs.xfs -n ftype=1"));
+    }
     Ok(OverlayTrial { escapes, mount: OwnedFd::from(inside) })
 }
 

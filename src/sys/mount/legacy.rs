@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 
 use super::{clone_mount, locked_atime, privileged, proc_path};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::inode;
 
 /// What of a mount stays where it is remounted with more.
 const KEPT: [(StatVfsMountFlags, MsFlags); 6] = [
@@ -135,12 +136,10 @@ pub(crate) fn open_covering(covered: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Which mount, where the kernel says it (5.8), and which inode.
-fn identity(fd: BorrowedFd<'_>) -> Result<(Option<u64>, u32, u32, u64)> {
-    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).map_err(|errno| Error::io("statx", errno))?;
-    let mount = (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id);
-    Ok((mount, stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+/// Which mount, where the system says it, and which inode.
+fn identity(fd: BorrowedFd<'_>) -> Result<(Option<u64>, (u32, u32), u64)> {
+    let stat = inode::stat(fd)?;
+    Ok((inode::mount_id(fd), stat.dev, stat.ino))
 }
 
 fn fits(options: Options<'_>) -> Result<()> {

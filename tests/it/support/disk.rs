@@ -14,6 +14,9 @@ pub(crate) enum Disk {
     /// ext4 of few bytes, all of them for everybody, and few inodes: to be filled.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     SmallExt4,
+    /// ext2 whose directories do not tell the types of what is in them.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    Ext2WithoutTypes,
     /// xfs as small as it can be, with few inodes: to be filled.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     SmallXfs,
@@ -36,6 +39,7 @@ impl Disk {
         match self {
             Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
             Self::SmallExt4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", "512"])),
+            Self::Ext2WithoutTypes => Some(("mkfs.ext2", &["-q", "-F", "-O", "^filetype"])),
             // So much of it may become inodes: 1,536 of this size.
             Self::SmallXfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1", "-i", "size=2048,maxpct=1"])),
             Self::Xfs => Some(("mkfs.xfs", &["-q", "-m", "reflink=1"])),

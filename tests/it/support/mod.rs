@@ -4,6 +4,8 @@ mod disk;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod programs;
 mod sandbox;
+#[cfg(feature = "testing")]
+pub(crate) mod seccomp;
 mod tools;
 #[cfg(feature = "testing")]
 pub(crate) mod tracer;
