@@ -103,6 +103,10 @@ impl Expected {
     pub(crate) fn known_digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
+
+    pub(crate) fn known_size(&self) -> Option<u64> {
+        self.size
+    }
 }
 
 impl From<&Descriptor> for Expected {
@@ -197,11 +201,16 @@ impl Content {
         self.start_from(expected, Begin::WhereItStopped, &mut |file| Flock::wait(file, Sharing::Exclusive))
     }
 
+    /// The same, until the caller wants to stop.
+    pub(crate) fn start_unless(&self, expected: &Expected, cx: &Context<'_>) -> Result<Started> {
+        self.start_from(expected, Begin::WhereItStopped, &mut |file| Flock::wait_unless(file, &mut || cx.check("ingest")))
+    }
+
     fn start_from(&self, expected: &Expected, begin: Begin, wait: &mut dyn FnMut(OwnedFd) -> Result<Flock>) -> Result<Started> {
         let Some(digest) = &expected.digest else {
             return self.start_unnamed(expected).map(Started::Ingest);
         };
-        let name = format!("{}-{}", digest.algorithm().as_str(), digest.to_hex()).into_bytes();
+        let name = ingest_name(digest);
         loop {
             if let Some(blob) = self.blob(digest)? {
                 return match expected.size {
@@ -357,23 +366,32 @@ impl Content {
         let mut deleted = 0u64;
         for entry in self.0.ingests.entries()? {
             let name = entry?.name;
-            let file = match self.0.ingests.open_file_rw(&name) {
-                Ok(file) => file,
-                // Published or deleted since it was listed, or nothing of ours.
-                Err(_) => continue,
+            let is_dead = |stat: &inode::Stat| {
+                // An empty one is as good as none: its process may have been killed before it could be marked.
+                let is_worthless = name.starts_with(UNNAMED) || stat.mode == DISCARDED || stat.size == 0;
+                is_worthless || now.saturating_sub(stat.mtime.seconds) >= idle
             };
-            let Ok(lock) = Flock::attempt(OwnedFd::from(file), Sharing::Exclusive)? else { continue };
-            let stat = inode::stat(&lock)?;
-            // An empty one is as good as none: its process may have been killed before it could be marked.
-            let is_worthless = name.starts_with(UNNAMED) || stat.mode == DISCARDED || stat.size == 0;
-            let is_dead = is_worthless || now.saturating_sub(stat.mtime.seconds) >= idle;
-            if is_dead && self.is_named(&name, &lock)? {
-                gone(self.0.ingests.unlink(&name))?;
-                drop(self.take_suspended(&name));
-                deleted = deleted.saturating_add(1);
-            }
+            deleted = deleted.saturating_add(u64::from(self.delete_ingest(&name, is_dead)?));
         }
         Ok(deleted)
+    }
+
+    /// Deletes what came of these bytes so far, unless somebody is taking them in.
+    pub(crate) fn forget(&self, digest: &Digest) -> Result<()> {
+        self.delete_ingest(&ingest_name(digest), |_| true).map(drop)
+    }
+
+    /// Deletes an ingest that no process holds; whether it did.
+    fn delete_ingest(&self, name: &[u8], is_dead: impl Fn(&inode::Stat) -> bool) -> Result<bool> {
+        // Published or deleted since it was listed, or nothing of ours.
+        let Ok(file) = self.0.ingests.open_file_rw(name) else { return Ok(false) };
+        let Ok(lock) = Flock::attempt(OwnedFd::from(file), Sharing::Exclusive)? else { return Ok(false) };
+        if !is_dead(&inode::stat(&lock)?) || !self.is_named(name, &lock)? {
+            return Ok(false);
+        }
+        gone(self.0.ingests.unlink(name))?;
+        drop(self.take_suspended(name));
+        Ok(true)
     }
 
     /// Whether `name` in the ingest directory is the file that `lock` holds.
@@ -410,6 +428,11 @@ fn directory(parent: &Dir, name: &[u8]) -> Result<Dir> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => parent.child(name),
         Err(error) => Err(error),
     }
+}
+
+/// The name under which bytes of this digest come in.
+fn ingest_name(digest: &Digest) -> Vec<u8> {
+    format!("{}-{}", digest.algorithm().as_str(), digest.to_hex()).into_bytes()
 }
 
 /// Deleting what is gone already is success.

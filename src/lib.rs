@@ -7,7 +7,7 @@
 //! # Three stories
 //!
 //! **A layer comes in.** [`import`](store::Store::import) takes an image (an OCI layout, a `docker save` archive),
-//! [`import_layer`](store::Store::import_layer) a single tar. Bytes are verified against digest and diff id before anything of them can
+//! [`import_layer`](store::Store::import_layer) a single tar, [`pull`](store::Store::pull) blob by blob what the caller fetches. Bytes are verified against digest and diff id before anything of them can
 //! be seen; each layer is unpacked once, and committed under its [chain id](digest::ChainId). A failure anywhere leaves nothing.
 //!
 //! **A container runs.** [`prepare`](store::Store::prepare) makes a writable snapshot on a committed one, and returns what to mount as a

@@ -1,5 +1,5 @@
 //! Locks between processes and threads, each on a file of its own in the store's `locks/`: one unpacking per layer, one commit per
-//! tree, one collection at a time, one holder per lease.
+//! tree, one collection at a time, one holder per lease, one pull per image.
 //!
 //! They are the kernel's (`flock`): they end with the process, however it ends, and none is ever broken by a timeout. Holding one says
 //! nothing about the database; whoever waited looks again. The file goes with its last holder. In a forked child, its parent's locks
@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::error::{ErrorKind, Result};
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::{Dir, inode};
@@ -28,6 +28,8 @@ pub(crate) enum Subject<'a> {
     Collection,
     /// A lease that lives while this is held.
     Lease(i64),
+    /// An image, by its manifest, whose blobs are being brought in.
+    Pull(&'a Digest),
 }
 
 /// A held lock; released when it is dropped.
@@ -47,13 +49,14 @@ impl Subject<'_> {
             Self::Tree(tree) => format!("tree-{tree}"),
             Self::Collection => "collection".to_owned(),
             Self::Lease(lease) => format!("lease-{lease}"),
+            Self::Pull(manifest) => format!("pull-{manifest}"),
         }
     }
 }
 
 impl Subject<'_> {
     fn is_file_name(name: &str) -> bool {
-        name == "collection" || ["layer-", "tree-", "lease-"].iter().any(|prefix| name.starts_with(prefix))
+        name == "collection" || ["layer-", "tree-", "lease-", "pull-"].iter().any(|prefix| name.starts_with(prefix))
     }
 }
 

@@ -38,9 +38,9 @@ enum State {
 }
 
 impl Growing {
-    /// The two sides of a file that is empty now.
-    pub(super) fn new(file: File) -> (Self, Grower) {
-        let inner = Arc::new(Inner { file, state: Mutex::new(State::Written(0)), changed: Condvar::new() });
+    /// The two sides of a file that has so many bytes now.
+    pub(super) fn new(file: File, written: u64) -> (Self, Grower) {
+        let inner = Arc::new(Inner { file, state: Mutex::new(State::Written(written)), changed: Condvar::new() });
         (Self(Arc::clone(&inner)), Grower(inner))
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let content = Content::open(&Dir::open(directory.path()).unwrap()).unwrap();
         let blob = content.spool(&mut b"0123456789".as_slice(), &Context::default()).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let (growing, grower) = Growing::new(file.try_clone().unwrap());
+        let (growing, grower) = Growing::new(file.try_clone().unwrap(), 0);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| read_all(&growing).unwrap());
             for (at, piece) in [(0, "01234"), (5, "5678"), (9, "9")] {
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_writer_that_goes_away_fails_its_readers() {
         let file = tempfile::tempfile().unwrap();
-        let (growing, grower) = Growing::new(file.try_clone().unwrap());
+        let (growing, grower) = Growing::new(file.try_clone().unwrap(), 0);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| read_all(&growing));
             file.write_all_at(b"01", 0).unwrap();

@@ -343,7 +343,7 @@ fn choose(files: &Files, wanted: Wanted<'_>, intake: &mut Intake<'_>) -> Result<
         .with_hint("a single layer is imported with `plywood layer import`"))
 }
 
-fn row(chosen: &Chosen, layers: Vec<ImageLayer>, lacking: &[Digest], policy: BlobPolicy) -> ImageRow {
+pub(super) fn row(chosen: &Chosen, layers: Vec<ImageLayer>, lacking: &[Digest], policy: BlobPolicy) -> ImageRow {
     let mut blobs: Vec<Digest> = chosen.indexes.clone();
     blobs.extend([chosen.manifest.digest.clone(), chosen.config_descriptor.digest.clone()]);
     if policy == BlobPolicy::Keep {

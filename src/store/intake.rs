@@ -19,6 +19,8 @@ pub(crate) struct Intake<'a> {
     content: &'a Content,
     metadata: &'a Metadata,
     lease: LeaseId,
+    /// Keeps the blobs too, for as long as it is there.
+    beside: Option<LeaseId>,
     durability: Durability,
     cx: &'a Context<'a>,
     brought: Vec<Digest>,
@@ -35,7 +37,12 @@ impl<'a> Intake<'a> {
         durability: Durability,
         cx: &'a Context<'a>,
     ) -> Self {
-        Self { content, metadata, lease, durability, cx, brought: Vec::new() }
+        Self { content, metadata, lease, beside: None, durability, cx, brought: Vec::new() }
+    }
+
+    /// The same, where another lease keeps the blobs as well: one that outlives the operation.
+    pub(crate) fn beside(self, lease: Option<LeaseId>) -> Self {
+        Self { beside: lease, ..self }
     }
 
     pub(crate) fn context(&self) -> &'a Context<'a> {
@@ -61,9 +68,23 @@ impl<'a> Intake<'a> {
 
     /// Begins to take a blob in. One that is there already is kept from now on.
     pub(crate) fn start(&mut self, expected: &Expected, media_type: &str) -> Result<Started> {
+        self.start_by(Content::start_afresh, expected, media_type)
+    }
+
+    /// The same, or goes on where an earlier ingest of these bytes stopped; dropped unfinished it can be gone on with, too.
+    pub(crate) fn resume(&mut self, expected: &Expected, media_type: &str) -> Result<Started> {
+        self.start_by(Content::start_unless, expected, media_type)
+    }
+
+    fn start_by(
+        &mut self,
+        start: impl Fn(&Content, &Expected, &Context<'_>) -> Result<Started>,
+        expected: &Expected,
+        media_type: &str,
+    ) -> Result<Started> {
         self.put_damaged_away(expected)?;
         loop {
-            let blob = match self.content.start_afresh(expected, self.cx)? {
+            let blob = match start(self.content, expected, self.cx)? {
                 Started::Ingest(ingest) => return Ok(Started::Ingest(ingest)),
                 Started::Present(blob) => blob,
             };
@@ -124,6 +145,11 @@ impl<'a> Intake<'a> {
     fn keep(&self, transaction: &Transaction<'_>, digest: &Digest, size: u64, media_type: &str) -> Result<()> {
         let media_type = MediaType::new(media_type);
         transaction.put_blob(&BlobRow { digest: digest.clone(), size, media_type, diff_id: None })?;
+        if let Some(lease) = self.beside
+            && transaction.lease_by_id(lease)?.is_some()
+        {
+            transaction.lease_blob(lease, digest)?;
+        }
         transaction.lease_blob(self.lease, digest)
     }
 }

@@ -21,19 +21,18 @@ use crate::lock::Subject;
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Transaction, TreeRow, Unpacked};
 use crate::parallel::{Crew, Parallelism};
 use crate::progress::{Context, Report};
-use crate::snapshot::{Labels, Usage};
+use crate::snapshot::Labels;
 use crate::span::verb;
 use crate::store::Store;
 use crate::store::ahead::Uncompressed;
-use crate::store::directories::TREES;
+use crate::store::fill::Filled;
 use crate::store::import::Made;
 use crate::store::layer_reader::LayerReader;
 use crate::store::leases::live_lease;
 use crate::store::passing_layer::Undeclared;
 use crate::store::supply::Supply;
-use crate::sys::durable::SyncPoint;
 use crate::tar::Limits;
-use crate::tree::{Applied, Fact, Question, TreeId};
+use crate::tree::{Fact, Question, TreeId};
 
 const OP: &str = "import layer";
 
@@ -161,26 +160,6 @@ pub(super) struct Incoming<'a> {
     pub(super) labels: &'a Labels,
 }
 
-/// A layer in a tree that nobody names: the tree goes when this is dropped.
-#[must_use = "the tree goes when this is dropped"]
-pub(super) struct Filled<'a> {
-    store: &'a Store,
-    tree: TreeId,
-    applied: Applied,
-    pub(super) diff_id: DiffId,
-    /// Before it was written, where that is not durable yet.
-    unsynced: Option<SyncPoint>,
-    is_named: bool,
-}
-
-impl Drop for Filled<'_> {
-    fn drop(&mut self) {
-        if !self.is_named {
-            self.store.discard(self.tree);
-        }
-    }
-}
-
 /// A committed layer, and whether it is new.
 pub(super) struct Landed {
     pub(super) snapshot: SnapshotRow,
@@ -296,7 +275,7 @@ impl Store {
         &self,
         lease: LeaseId,
         layer: &Incoming<'_>,
-        filled: Option<Filled<'_>>,
+        filled: Option<Filled>,
         cx: &Context<'_>,
     ) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
@@ -322,7 +301,7 @@ impl Store {
         }
         let filled = match filled {
             Some(filled) => filled,
-            None => self.fill_new(lease, layer.bytes, layer.diff_id.0.algorithm(), &chain, cx)?,
+            None => Filled::over(self, lease, layer.bytes, layer.diff_id.0.algorithm(), &chain, cx)?,
         };
         let snapshot = self.name_filled(lease, layer, filled, cx)?;
         Ok(Landed { snapshot, chain_id, existed: false, unpacked: true })
@@ -441,7 +420,7 @@ impl Store {
     }
 
     /// Gives a layer that is in its tree its name.
-    fn name_filled(&self, lease: LeaseId, layer: &Incoming<'_>, mut filled: Filled<'_>, cx: &Context<'_>) -> Result<SnapshotRow> {
+    fn name_filled(&self, lease: LeaseId, layer: &Incoming<'_>, mut filled: Filled, cx: &Context<'_>) -> Result<SnapshotRow> {
         let (backend, tree) = (self.backend(), filled.tree);
         if filled.diff_id != *layer.diff_id {
             return Err(wrong_diff_id(layer.diff_id, &filled.diff_id));
@@ -466,58 +445,6 @@ impl Store {
         transaction.commit()?;
         filled.is_named = true;
         Ok(snapshot)
-    }
-
-    /// Unpacks a layer into a new tree, to the end of its stream. Nothing is named, nor need anything be durable.
-    pub(super) fn fill_new(
-        &self,
-        lease: LeaseId,
-        bytes: &LayerBytes<'_>,
-        algorithm: Algorithm,
-        chain: &[TreeId],
-        cx: &Context<'_>,
-    ) -> Result<Filled<'_>> {
-        let (backend, ids, point) = (self.backend(), self.ids(), self.sync_point()?);
-        let tree = self.new_tree(lease)?;
-        // Goes with what was unpacked, unless all went well.
-        let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
-        let mut filled = Filled { store: self, tree, applied, diff_id, unsynced: None, is_named: false };
-        let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
-        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, Some(chain), &mut reader, ids, cx)? } else { None };
-        filled.unsynced = ahead.is_some().then_some(point);
-        filled.applied = ahead.map_or_else(|| backend.apply(tree, chain, &mut reader, ids, cx), Ok)?;
-        filled.diff_id = reader.diff_id()?;
-        Ok(filled)
-    }
-
-    /// The number of a tree to be made under this lease.
-    pub(super) fn new_tree(&self, lease: LeaseId) -> Result<TreeId> {
-        let transaction = self.metadata().write()?;
-        let tree = transaction.allocate_tree(lease, self.backend().name())?;
-        transaction.commit()?;
-        Ok(tree)
-    }
-
-    /// Deletes a tree that nobody names: its row goes with the lease, its bytes need not wait for that.
-    pub(super) fn discard(&self, tree: TreeId) {
-        if let Err(error) = self.backend().remove(tree) {
-            tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
-        }
-    }
-
-    /// The file system of the trees, before anything is written to it.
-    pub(super) fn sync_point(&self) -> Result<SyncPoint> {
-        SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
-    }
-
-    /// Makes durable what was written since the point, where imports are to survive a power cut.
-    pub(super) fn sync_if_asked(&self, point: SyncPoint) -> Result<()> {
-        if self.durability().is_full() { point.sync() } else { Ok(()) }
-    }
-
-    /// A transaction that survives what imports survive.
-    pub(super) fn write_durably(&self) -> Result<Transaction<'_>> {
-        self.metadata().write_to_survive(if self.durability().is_full() { Survives::PowerCut } else { Survives::Process })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::progress::Context;
 use crate::snapshot::Labels;
 use crate::span::within;
 use crate::store::Store;
+use crate::store::fill::Filled;
 use crate::store::growing::Grower;
 use crate::store::layer::{Incoming, Landed, LayerBytes};
 use crate::store::supply::Supply;
@@ -90,7 +91,7 @@ impl Store {
 
     fn land_unpacked(&self, lease: LeaseId, layer: &Undeclared<'_>, cx: &Context<'_>) -> Result<(DiffId, Landed)> {
         let chain = self.chain_on(layer.parent)?;
-        let filled = self.fill_new(lease, layer.bytes, Algorithm::default(), &chain, cx)?;
+        let filled = Filled::over(self, lease, layer.bytes, Algorithm::default(), &chain, cx)?;
         let diff_id = filled.diff_id.clone();
         let landed = self.land_filled(lease, &layer.declare(&diff_id), Some(filled), cx)?;
         Ok((diff_id, landed))

@@ -154,6 +154,13 @@ fn collect(
     Ok(())
 }
 
+/// The manifest for a platform in an index: the host's by default.
+pub(crate) fn in_index(index: &Index, wanted: Option<&Platform>) -> Result<Reference> {
+    let manifests = index.manifests.iter().filter(|entry| entry.descriptor.media_type.is_manifest() && !entry.is_attestation());
+    let candidates = manifests.map(|entry| Candidate { manifest: entry.clone(), top: entry.clone(), indexes: Vec::new() });
+    by_platform(candidates.collect(), wanted).map(|candidate| candidate.manifest)
+}
+
 fn by_platform(candidates: Vec<Candidate>, wanted: Option<&Platform>) -> Result<Candidate> {
     let host = Platform::host();
     let target = wanted.unwrap_or(&host);

@@ -56,9 +56,9 @@ impl Supply {
         Self::new(digest.algorithm(), Some(digest), Some(size), None, state)
     }
 
-    /// Bytes, so many where that is known, that the caller is about to take in by an ingest that has none yet.
+    /// Bytes, so many where that is known, that the caller is about to take in, or to go on with.
     pub(super) fn growing(ingest: &Ingest, size: Option<u64>) -> Result<(Self, Grower)> {
-        let (growing, grower) = Growing::new(ingest.file()?);
+        let (growing, grower) = Growing::new(ingest.file()?, ingest.offset());
         let expected = ingest.expected();
         let known = expected.known_digest().cloned();
         Ok((Self::new(expected.algorithm(), known, size, Some(growing), State::default()), grower))

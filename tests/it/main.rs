@@ -43,6 +43,8 @@ mod limits;
 mod model;
 #[cfg(feature = "testing")]
 mod power_cut;
+#[cfg(feature = "testing")]
+mod pull;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod real;
 #[cfg(all(feature = "cli", feature = "testing"))]

@@ -141,6 +141,13 @@ impl Index {
 impl Manifest {
     /// Reads a manifest that a descriptor calls `declared`.
     pub(crate) fn parse(bytes: &[u8], declared: &MediaType) -> Result<Self> {
+        let manifest = Self::parse_with_any_layers(bytes, declared)?;
+        manifest.layers.iter().try_for_each(|layer| check_layer_type(&layer.descriptor.media_type))?;
+        Ok(manifest)
+    }
+
+    /// The same, where it may have layers of types that are not known.
+    pub(crate) fn parse_with_any_layers(bytes: &[u8], declared: &MediaType) -> Result<Self> {
         const OP: &str = "read manifest";
         check_keys(OP, bytes, &["manifests"])?;
         let raw: RawManifest = parse_json(OP, bytes)?;
@@ -156,9 +163,6 @@ impl Manifest {
             )));
         }
         let layers = raw.layers.unwrap_or_default().into_iter().map(|raw| reference(OP, raw)).collect::<Result<Vec<_>>>()?;
-        for layer in &layers {
-            check_layer_type(&layer.descriptor.media_type)?;
-        }
         Ok(Self { config, layers, annotations: raw.annotations.unwrap_or_default() })
     }
 }
@@ -261,7 +265,7 @@ fn reference(op: &'static str, raw: RawReference) -> Result<Reference> {
 }
 
 /// Refuses what is no tar layer, by name.
-fn check_layer_type(media_type: &MediaType) -> Result<()> {
+pub(crate) fn check_layer_type(media_type: &MediaType) -> Result<()> {
     const OP: &str = "read manifest";
     let text = media_type.as_str();
     if layer_compression(media_type).is_some() {

@@ -1,0 +1,135 @@
+//! [`Filled`]: a layer that is unpacked, before it has a name.
+//!
+//! Invariant: a tree that nobody names goes with its `Filled`; nothing of it need be durable until it is named.
+
+use crate::digest::{Algorithm, DiffId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::{LeaseId, Survives, Transaction};
+use crate::progress::Context;
+use crate::snapshot::Usage;
+use crate::store::Store;
+use crate::store::directories::TREES;
+use crate::store::layer::LayerBytes;
+use crate::store::layer_reader::LayerReader;
+use crate::sys::durable::SyncPoint;
+use crate::tree::{Applied, TreeId};
+
+/// A layer in a tree that nobody names: the tree goes when this is dropped.
+#[derive(Debug)]
+#[must_use = "the tree goes when this is dropped"]
+pub(super) struct Filled {
+    store: Store,
+    pub(super) tree: TreeId,
+    pub(super) applied: Applied,
+    pub(super) diff_id: DiffId,
+    /// Before it was written, where that is not durable yet.
+    pub(super) unsynced: Option<SyncPoint>,
+    pub(super) is_named: bool,
+    /// What it was unpacked over; `None` where that was guessed.
+    chain: Option<Vec<TreeId>>,
+}
+
+impl Filled {
+    /// Unpacks a layer into a new tree, to the end of its stream. Nothing is named, nor need anything be durable.
+    pub(super) fn over(
+        store: &Store,
+        lease: LeaseId,
+        bytes: &LayerBytes<'_>,
+        algorithm: Algorithm,
+        chain: &[TreeId],
+        cx: &Context<'_>,
+    ) -> Result<Self> {
+        let filled = Self::make(store, lease, bytes, algorithm, Some(chain), cx)?;
+        filled.ok_or_else(|| Error::new(ErrorKind::Unsupported, "import layer").because("the backend unpacked nothing"))
+    }
+
+    /// The same by guesses, before it is known what it stands on; `None` where the layer cannot be unpacked so.
+    pub(super) fn ahead(
+        store: &Store,
+        lease: LeaseId,
+        bytes: &LayerBytes<'_>,
+        algorithm: Algorithm,
+        cx: &Context<'_>,
+    ) -> Result<Option<Self>> {
+        if store.backend().unpacks_ahead() { Self::make(store, lease, bytes, algorithm, None, cx) } else { Ok(None) }
+    }
+
+    fn make(
+        store: &Store,
+        lease: LeaseId,
+        bytes: &LayerBytes<'_>,
+        algorithm: Algorithm,
+        chain: Option<&[TreeId]>,
+        cx: &Context<'_>,
+    ) -> Result<Option<Self>> {
+        let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point()?);
+        let tree = store.new_tree(lease)?;
+        // Goes with what was unpacked, unless all went well.
+        let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
+        let chain = chain.map(<[TreeId]>::to_vec);
+        let mut filled = Self { store: store.clone(), tree, applied, diff_id, unsynced: None, is_named: false, chain };
+        let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
+        let chain = filled.chain.as_deref();
+        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
+        filled.unsynced = ahead.is_some().then_some(point);
+        filled.applied = match (ahead, chain) {
+            (Some(applied), _) => applied,
+            (None, Some(chain)) => backend.apply(tree, chain, &mut reader, ids, cx)?,
+            (None, None) => return Ok(None),
+        };
+        filled.diff_id = reader.diff_id()?;
+        Ok(Some(filled))
+    }
+
+    /// Puts it on the chain that it turns out to stand on. `None` where it was unpacked over another one, or a guess was wrong in kind.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub(super) fn settle(mut self, chain: &[TreeId], cx: &Context<'_>) -> Result<Option<Self>> {
+        let is_settled = match &self.chain {
+            Some(known) => known == chain,
+            None => self.store.backend().settle(self.tree, chain, &mut self.applied, self.store.ids(), cx)?,
+        };
+        Ok(is_settled.then_some(self))
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        if !self.is_named {
+            self.store.discard(self.tree);
+        }
+    }
+}
+
+impl Store {
+    /// The number of a tree to be made under this lease.
+    pub(super) fn new_tree(&self, lease: LeaseId) -> Result<TreeId> {
+        let transaction = self.metadata().write()?;
+        let tree = transaction.allocate_tree(lease, self.backend().name())?;
+        transaction.commit()?;
+        Ok(tree)
+    }
+
+    /// Deletes a tree that nobody names: its row goes with the lease, its bytes need not wait for that.
+    pub(super) fn discard(&self, tree: TreeId) {
+        if let Err(error) = self.backend().remove(tree) {
+            tracing::warn!(%error, %tree, "a tree could not be deleted; the collection will");
+        }
+    }
+
+    /// The file system of the trees, before anything is written to it.
+    pub(super) fn sync_point(&self) -> Result<SyncPoint> {
+        SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
+    }
+
+    /// Makes durable what was written since the point, where imports are to survive a power cut.
+    pub(super) fn sync_if_asked(&self, point: SyncPoint) -> Result<()> {
+        if self.durability().is_full() { point.sync() } else { Ok(()) }
+    }
+
+    /// A transaction that survives what imports survive.
+    pub(super) fn write_durably(&self) -> Result<Transaction<'_>> {
+        self.metadata().write_to_survive(if self.durability().is_full() { Survives::PowerCut } else { Survives::Process })
+    }
+}
