@@ -49,7 +49,7 @@ pub(crate) use holdings::Holdings;
 pub(crate) use images::{ImageLayer, ImageRow};
 pub(crate) use leases::{LeaseId, LeaseRow, expires, expiry};
 pub(crate) use schema::StoreRow;
-pub(crate) use snapshots::{NewLayer, NewSnapshot, Selection, SnapshotId, SnapshotRow};
+pub(crate) use snapshots::{Committed, NewLayer, NewSnapshot, Selection, SnapshotId, SnapshotRow};
 pub(crate) use transaction::{Reader, Survives, Transaction};
 pub(crate) use trash::Trash;
 pub(crate) use trees::{TreeRow, TreeState, Unpacked};

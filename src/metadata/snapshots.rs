@@ -68,6 +68,17 @@ pub(crate) struct NewLayer<'a> {
     pub(crate) labels: &'a Labels,
 }
 
+/// What an Active snapshot becomes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committed<'a> {
+    pub(crate) name: &'a str,
+    /// The one that it has, or a new one where it has none.
+    pub(crate) parent: Option<SnapshotId>,
+    pub(crate) root: &'a Attributes,
+    pub(crate) usage: Usage,
+    pub(crate) labels: &'a Labels,
+}
+
 /// Which snapshots a listing takes; all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -371,14 +382,8 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// `AlreadyExists`, `Io`.
-    pub(crate) fn commit_snapshot(
-        &self,
-        active: &SnapshotRow,
-        name: &str,
-        root: &Attributes,
-        usage: Usage,
-        labels: &Labels,
-    ) -> Result<SnapshotRow> {
+    pub(crate) fn commit_snapshot(&self, active: &SnapshotRow, committed: &Committed<'_>) -> Result<SnapshotRow> {
+        let &Committed { name, parent, root, usage, labels } = committed;
         if self.snapshot(name)?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name));
         }
@@ -392,9 +397,9 @@ impl Transaction<'_> {
             .map_err(fail)?;
         self.connection()
             .execute(
-                "UPDATE snapshots SET name = ?2, kind = 'committed', root = ?3, inodes = ?4, bytes = ?5, created = ?6, updated = ?6 \
-                 WHERE id = ?1",
-                params![active.id.0, name, to_json(root)?, inodes, bytes, now()],
+                "UPDATE snapshots SET name = ?2, kind = 'committed', root = ?3, inodes = ?4, bytes = ?5, created = ?6, updated = ?6, \
+                 parent = ?7 WHERE id = ?1",
+                params![active.id.0, name, to_json(root)?, inodes, bytes, now(), parent.map(|parent| parent.0)],
             )
             .map_err(fail)?;
         // A key might have had a damaged tree mounted that has a successor; a name has not.

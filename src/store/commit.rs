@@ -7,10 +7,11 @@
 use tracing::Span;
 use tracing::field::Empty;
 
+use super::prepare::no_parent;
 use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::SnapshotRow;
+use crate::metadata::{Committed, Reader, SnapshotRow};
 use crate::snapshot::{Info, Key, Kind, Labels, Name};
 use crate::span::verb;
 use crate::tree::TreeId;
@@ -21,6 +22,10 @@ use crate::tree::TreeId;
 pub struct CommitOptions {
     /// The committed snapshot's labels: these alone, those of the Active one are not inherited. None by default.
     pub labels: Labels,
+    /// A Committed snapshot to put it on, where it was prepared on nothing: a layer that was unpacked before what it stands on was there.
+    /// What it has is seen over that parent from then on; a root directory that is as it was made becomes the parent's. None by default;
+    /// the parent that it has already is allowed.
+    pub parent: Option<Name>,
 }
 
 impl CommitOptions {
@@ -28,6 +33,13 @@ impl CommitOptions {
     #[must_use]
     pub fn labels(mut self, labels: Labels) -> Self {
         self.labels = labels;
+        self
+    }
+
+    /// Onto this parent.
+    #[must_use]
+    pub fn parent(mut self, parent: Name) -> Self {
+        self.parent = Some(parent);
         self
     }
 }
@@ -50,8 +62,10 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `NotFound` without such a key; `InvalidArgument` for a View or a Committed snapshot; `AlreadyExists` where the name is taken, and
-    /// the Active snapshot stays; `InUse` where it is mounted and the system tells; `NoSpace`, `Io`.
+    /// `NotFound` without such a key or parent; `InvalidArgument` for a View or a Committed snapshot, and for another parent than it has;
+    /// `AlreadyExists` where the name is taken, and the Active snapshot stays; `InUse` where it is mounted and the system tells;
+    /// `LimitExceeded` where the stack is higher than the backend can mount; `Unsupported` for a new parent where trees hold all that is
+    /// below them (the copy backend); `NoSpace`, `Io`.
     pub fn commit(&self, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
         let verb = verb!("commit", key = key.as_str(), name = name.as_str(), bytes = Empty, entries = Empty);
         verb.run(|span| self.commit_in(span, name, key, options))
@@ -63,7 +77,9 @@ impl Store {
             if reader.snapshot(name.as_str())?.is_some() {
                 return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name.as_str()));
             }
-            active(reader.snapshot(key.as_str())?, key)?.tree
+            let row = active(reader.snapshot(key.as_str())?, key)?;
+            self.new_parent(&reader, &row, options)?;
+            row.tree
         };
         let _frozen_by_us = self.locks().wait(Subject::Tree(tree))?;
         {
@@ -100,10 +116,48 @@ impl Store {
         if row.tree != tree {
             return Err(no_snapshot("commit", key.as_str()).because("it was removed meanwhile"));
         }
-        let committed = transaction.commit_snapshot(&row, name.as_str(), &frozen.root, frozen.usage, &options.labels)?;
+        let (mut root, mut parent) = (frozen.root, row.parent);
+        if let Some(new) = self.new_parent(&transaction, &row, options)? {
+            let is_as_made =
+                (root.mode, root.uid, root.gid, &root.xattrs) == (row.root.mode, row.root.uid, row.root.gid, &row.root.xattrs);
+            parent = Some(new.id);
+            root = if is_as_made { new.root } else { root };
+        }
+        let as_what = Committed { name: name.as_str(), parent, root: &root, usage: frozen.usage, labels: &options.labels };
+        let committed = transaction.commit_snapshot(&row, &as_what)?;
         let info = transaction.info(committed)?;
         transaction.commit()?;
         Ok(info)
+    }
+
+    /// The parent that a snapshot on nothing is to get.
+    fn new_parent(&self, reader: &Reader<'_>, row: &SnapshotRow, options: &CommitOptions) -> Result<Option<SnapshotRow>> {
+        let Some(name) = options.parent.as_ref().filter(|name| row.parent_name.as_deref() != Some(name.as_str())) else {
+            return Ok(None);
+        };
+        let refuse = |kind, reason: String| Err(Error::new(kind, "commit").at(&row.name).because(reason));
+        if let Some(parent) = &row.parent_name {
+            return refuse(
+                ErrorKind::InvalidArgument,
+                format!("it stands on {} already, and not on {name}", parent.escape_debug()),
+            );
+        }
+        if !self.backend().shares_trees() {
+            let reason =
+                format!("the {} backend cannot put a snapshot on a parent that it was not prepared on", self.backend().name());
+            return refuse(ErrorKind::Unsupported, reason);
+        }
+        let parent = reader.snapshot(name.as_str())?.ok_or_else(|| no_parent("commit", name))?;
+        if parent.kind != Kind::Committed {
+            return refuse(
+                ErrorKind::InvalidArgument,
+                format!("{name} is {}, and only a committed snapshot can be a parent", parent.kind),
+            );
+        }
+        let chain = reader.chain(parent.id)?;
+        reader.refuse_damaged("commit", &parent.name, &chain)?;
+        self.check_height("commit", &row.name, chain.len().saturating_add(1))?;
+        Ok(Some(parent))
     }
 }
 

@@ -245,6 +245,6 @@ impl KnownOwners for Mapped<'_> {
     }
 }
 
-fn no_parent(op: &'static str, parent: &Name) -> Error {
+pub(super) fn no_parent(op: &'static str, parent: &Name) -> Error {
     no_snapshot(op, parent.as_str()).because("there is no parent of this name")
 }
