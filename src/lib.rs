@@ -54,6 +54,7 @@
 //! | `sqlite-bundled` (default) | SQLite is compiled in; without it the system's is linked |
 //! | `testing` | tree and layer literals, an in-memory model of the layer contract, the conformance suite for backends |
 //! | `cli` | the `plywood` command |
+//! | `containerd` | a snapshotter for containerd, over gRPC; the one part that is asynchronous |
 //!
 //! # The house
 //!
@@ -110,6 +111,9 @@ pub mod namespace;
 pub mod backend;
 
 pub mod store;
+
+#[cfg(feature = "containerd")]
+pub mod containerd;
 
 #[allow(clippy::disallowed_methods, clippy::arithmetic_side_effects)]
 #[cfg(feature = "cli")]

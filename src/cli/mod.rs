@@ -9,6 +9,8 @@ mod args;
 mod bundle;
 mod check;
 mod collect;
+#[cfg(feature = "containerd")]
+mod containerd;
 mod diff;
 mod doctor;
 mod images;
@@ -107,6 +109,8 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Mounts { options, key } => mounts::mounts(session, &key, &options),
         Command::Mount { options, key, target } => mounts::mount(session, &key, &target, &options),
         Command::Bundle(arguments) => bundle::bundle(session, &arguments),
+        #[cfg(feature = "containerd")]
+        Command::Containerd { address } => containerd::containerd(session, address.as_deref()),
         Command::Cat { key, paths } => read::cat(session, &key, &paths),
         Command::Ls { key, path } => read::ls(session, &key, &path),
         Command::Cp { key, path, target } => read::cp(session, &key, &path, &target),

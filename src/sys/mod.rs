@@ -22,6 +22,8 @@ pub(crate) mod remove;
 pub(crate) mod reserve;
 pub(crate) mod root;
 pub(crate) mod share;
+#[cfg(feature = "containerd")]
+pub(crate) mod socket;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub(crate) mod turn;

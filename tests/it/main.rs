@@ -17,6 +17,8 @@ mod bombs;
 mod cli;
 #[cfg(feature = "testing")]
 mod conformance;
+#[cfg(all(feature = "cli", feature = "containerd", feature = "testing"))]
+mod containerd;
 #[cfg(feature = "testing")]
 mod contention;
 #[cfg(feature = "testing")]

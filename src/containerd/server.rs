@@ -1,0 +1,89 @@
+//! The server: connections in, until it is told to stop.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::api::snapshots::snapshots_server::SnapshotsServer;
+use super::socket::Socket;
+use super::wire::Wire;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+
+const OP: &str = "serve";
+/// What containerd takes and sends, in bytes (`defaults.DefaultMaxRecvMsgSize`).
+const MESSAGE_MAX: usize = 16 << 20;
+/// Calls of one client that are on their way at once.
+const STREAMS_MAX: u32 = 1024;
+/// A client that is silent so long is asked whether it is there, and given up when it is silent as long again.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long calls that are at work may take when the server stops. What a client begins later is refused at once.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves a store to containerd on a socket until `stop` is ready; calls that are at work then get ten seconds to end. In a tokio runtime
+/// with a timer and I/O.
+///
+/// Several servers, in one process or in many, may serve one store, each on a socket of its own. Nothing is lost when one is killed:
+/// mounts are containerd's, and snapshots are the store's.
+///
+/// ```no_run
+/// # async fn example() -> plywood::Result<()> {
+/// use plywood::containerd::{Socket, serve};
+///
+/// let store = plywood::store::Store::open("/var/lib/plywood")?;
+/// serve(store, Socket::bind("/run/plywood/containerd.sock")?, std::future::pending()).await
+/// # }
+/// ```
+///
+/// # Errors
+/// `InvalidArgument` where the store's path has a character that containerd takes for its own in mount options (`:`, `,`, `\`), or is not
+/// UTF-8; `Io` where the socket fails.
+pub async fn serve(store: Store, mut socket: Socket, stop: impl Future<Output = ()> + Send) -> Result<()> {
+    check_root(&store)?;
+    let fail = |error| Error::io(OP, error);
+    let listener = socket.take_listener()?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    let incoming = UnixListenerStream::new(UnixListener::from_std(listener).map_err(fail)?);
+    let service =
+        SnapshotsServer::new(Wire::new(store)).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+    let (stopping, stopped) = oneshot::channel();
+    let serving = Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(SILENCE_MAX))
+        .http2_keepalive_timeout(Some(SILENCE_MAX))
+        .serve_with_incoming_shutdown(service, incoming, async {
+            stop.await;
+            tracing::debug!("stopping");
+            let _ = stopping.send(());
+        });
+    let given_up = async {
+        match stopped.await {
+            Ok(()) => tokio::time::sleep(DRAIN).await,
+            // The server has ended by itself.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| Error::new(ErrorKind::Io, OP).with_source(error)),
+        () = given_up => {
+            tracing::warn!("clients that did not end their calls are left");
+            Ok(())
+        }
+    }
+}
+
+/// containerd takes options apart at these characters, escaped or not, when it shortens them.
+fn check_root(store: &Store) -> Result<()> {
+    let refuse = |reason| Err(Error::new(ErrorKind::InvalidArgument, OP).at(store.root()).because(reason));
+    match store.root().to_str() {
+        None => refuse("the store's path is not UTF-8"),
+        Some(path) if path.contains([':', ',', '\\']) => {
+            refuse("the store's path has a colon, a comma or a backslash, which containerd does not take in mount options")
+        }
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,107 @@
+//! What containerd wants of a snapshotter, as a plain trait, and a store as one.
+
+use super::filter::Filters;
+use super::names;
+use crate::error::Result;
+use crate::mount::Mount;
+use crate::progress::Context;
+use crate::snapshot::{Info, Labels, Usage};
+use crate::store::{CommitOptions, Filter, LabelUpdate, PrepareOptions, Store};
+
+/// containerd's contract (`snapshots.Snapshotter`, `snapshots.Cleaner`). Keys, names and parents are containerd's own strings.
+pub(super) trait Snapshotter: Send + Sync + 'static {
+    /// Makes a writable snapshot, on a committed parent or on nothing.
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount>;
+
+    /// Makes a read-only one.
+    fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount>;
+
+    /// What is to be mounted for one that is there.
+    fn mounts(&self, key: &str) -> Result<Mount>;
+
+    /// Freezes a writable one under a name. With a parent, one that was prepared on nothing is put on that.
+    fn commit(&self, name: &str, key: &str, parent: Option<&str>, labels: Labels) -> Result<()>;
+
+    /// Removes one that nothing stands on.
+    fn remove(&self, key: &str) -> Result<()>;
+
+    /// What is known of one.
+    fn stat(&self, key: &str) -> Result<Info>;
+
+    /// Changes labels by field paths; all of them without one.
+    fn update(&self, key: &str, labels: &Labels, paths: &[String]) -> Result<Info>;
+
+    /// All that one of the filters takes; all without filters. By name.
+    fn list(&self, filters: &[String]) -> Result<Vec<Info>>;
+
+    /// What one takes, without its parents.
+    fn usage(&self, key: &str) -> Result<Usage>;
+
+    /// Frees the space of what was removed.
+    fn cleanup(&self) -> Result<()>;
+}
+
+impl Snapshotter for Store {
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
+        let parent = parent.map(names::name).transpose()?;
+        self.prepare(&names::key(key)?, parent.as_ref(), &PrepareOptions::default().labels(labels))
+    }
+
+    fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
+        let parent = parent.map(names::name).transpose()?;
+        self.view(&names::key(key)?, parent.as_ref(), &PrepareOptions::default().labels(labels))
+    }
+
+    fn mounts(&self, key: &str) -> Result<Mount> {
+        self.mounts(&names::stored(key)?)
+    }
+
+    fn commit(&self, name: &str, key: &str, parent: Option<&str>, labels: Labels) -> Result<()> {
+        let mut options = CommitOptions::default().labels(labels);
+        if let Some(parent) = parent {
+            options = options.parent(names::name(parent)?);
+        }
+        self.commit(&names::name(name)?, &names::key(key)?, &options).map(drop)
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        self.remove(&names::stored(key)?)
+    }
+
+    fn stat(&self, key: &str) -> Result<Info> {
+        self.stat(&names::stored(key)?).map(shown)
+    }
+
+    fn update(&self, key: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
+        let update = LabelUpdate::from_field_paths(labels, paths.iter().map(String::as_str))?;
+        self.update(&names::stored(key)?, &update).map(shown)
+    }
+
+    fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
+        let filters = Filters::parse(filters)?;
+        let mut taken = Vec::new();
+        self.walk(&Filter::all().name_prefix(names::PREFIX), |info| {
+            let info = shown(info);
+            if filters.take(&info) {
+                taken.push(info);
+            }
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
+    fn usage(&self, key: &str) -> Result<Usage> {
+        self.usage(&names::stored(key)?)
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.empty_trash(&Context::default()).map(drop)
+    }
+}
+
+/// With the names that containerd knows. A parent of somebody else's, where he has prepared what is called as if it were containerd's,
+/// keeps his.
+fn shown(info: Info) -> Info {
+    let ours = |name: String| names::shown(&name).map(str::to_owned).unwrap_or(name);
+    Info { name: ours(info.name), parent: info.parent.map(ours), ..info }
+}
