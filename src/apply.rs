@@ -1,8 +1,9 @@
-//! A layer's entries become inodes: the tree rule (SEMANTICS §1, §2, §4), once, in two forms.
+//! A layer's entries become inodes: the tree rule (SEMANTICS §1, §2, §4), once, in three forms.
 //!
 //! **Overlay form**: the tree starts empty and becomes an upperdir; what is missing in it is looked up in the merged tree below, and each
-//! such look is a question whose answer the tree rests on. **Plain form**: the tree starts as a full copy of the parent, and what this
-//! layer did not make is the parent's.
+//! such look is a question whose answer the tree rests on. **Change form** is the same for a parent that is a whole tree, into which
+//! it is merged: what it hides there is told beside it. **Plain form**: the tree starts as a full copy of the parent, and what this layer
+//! did not make is the parent's.
 //!
 //! Entries are applied as they stream. Markers act *first*, wherever they stand, so they are collected, and when the layer is complete
 //! it is worked out what they hide in the lower tree. Mostly nothing that was looked at: then they are put in place. Else the layer is
@@ -21,6 +22,7 @@ mod files;
 mod links;
 mod lookup;
 mod markers;
+mod merge;
 mod metadata;
 mod owners;
 mod parent;
@@ -30,6 +32,7 @@ mod placed;
 mod tests;
 
 pub(crate) use facts::{Lower, answer};
+pub(crate) use merge::merge;
 pub(crate) use owners::own_root;
 pub(crate) use parent::restore;
 
@@ -63,25 +66,31 @@ pub(crate) enum Form {
         /// Whose attributes.
         style: Style,
     },
+    /// What is to be [merged](merge()) into a whole tree.
+    Change {
+        /// As of a whole tree.
+        style: Style,
+    },
 }
 
 impl Form {
     #[cfg(test)]
     const fn style(self) -> Style {
         match self {
-            Self::Overlay { style, .. } | Self::Plain { style } => style,
+            Self::Overlay { style, .. } | Self::Plain { style } | Self::Change { style } => style,
         }
     }
 
-    const fn is_overlay(self) -> bool {
-        matches!(self, Self::Overlay { .. })
+    /// Whether the tree holds nothing but what the layer changes.
+    const fn is_change(self) -> bool {
+        matches!(self, Self::Overlay { .. } | Self::Change { .. })
     }
 }
 
 /// Where a layer is unpacked to.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The tree: empty (overlay form), or a full copy of the parent (plain form).
+    /// The tree: a full copy of the parent in plain form, else empty.
     pub(crate) tree: Dir,
     /// An empty directory on the same file system and mount, outside the tree. It is empty again afterwards.
     pub(crate) scratch: Dir,
@@ -93,7 +102,7 @@ const PASSES: usize = 64;
 /// Applies a layer.
 ///
 /// `lower` is the parent's tree as a container sees it: a detached read-only overlay mount of the chain, or the parent's own directory
-/// in plain form; `None` without a parent. `fresh` gives the tree that the layer is unpacked to; when it is called again, what it gave
+/// in the other forms; `None` without a parent. `fresh` gives the tree that the layer is unpacked to; when it is called again, what it gave
 /// before is void. Nothing is durable when this returns, and `Applied::usage` is left at nothing. After an error the tree is garbage.
 ///
 /// # Errors
@@ -109,7 +118,7 @@ pub(crate) fn apply<'a>(
     unpack(fresh, lower.into(), form, layer, ids, cx).map(|outcome| outcome.applied)
 }
 
-/// Applies a layer, in overlay form, over a parent that is not known yet: as if it had plain directories where the layer implies
+/// Applies a layer, not in plain form, over a parent that is not known yet: as if it had plain directories where the layer implies
 /// them, something wherever a marker stands, and no link's target. The facts are guesses until [`settle`] says that they are true; `None`
 /// where the layer cannot be applied so. The rest is as with [`apply`].
 ///

@@ -94,6 +94,15 @@ pub struct Fact {
     pub answer: Answer,
 }
 
+/// What a layer hides of its parent, at a literal path of that.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Marker {
+    /// The path itself, with all below it.
+    Whiteout(EntryPath),
+    /// What is in this directory.
+    Opaque(EntryPath),
+}
+
 /// What came of applying a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -108,6 +117,8 @@ pub struct Applied {
     pub empty: bool,
     /// What the tree takes.
     pub usage: Usage,
+    /// What the layer hides, where its tree is a change that does not say so itself.
+    pub markers: Vec<Marker>,
 }
 
 impl Applied {
@@ -123,6 +134,6 @@ impl Applied {
     /// assert!(applied.facts.is_empty() && applied.root.is_none() && !applied.empty);
     /// ```
     pub const fn new(usage: Usage) -> Self {
-        Self { facts: Vec::new(), root: None, cut: false, empty: false, usage }
+        Self { facts: Vec::new(), root: None, cut: false, empty: false, usage, markers: Vec::new() }
     }
 }

@@ -13,10 +13,10 @@ use crate::tree::{Answer, Detail};
 impl Applier<'_> {
     /// Gives the name, in the directory on which the cursor stands, an inode of its own. `false` for a device where none can be made.
     ///
-    /// The copy is complete before it gets the name. In overlay form nothing is there yet; in plain form it replaces the old one.
+    /// The copy is complete before it gets the name. In plain form it replaces the old one, else nothing is there yet.
     pub(super) fn copy_up(&mut self, parent: &EntryPath, name: &[u8]) -> Result<bool> {
         let path = join(parent, name)?;
-        let original = if self.form.is_overlay() {
+        let original = if self.form.is_change() {
             let answer = self.lower.answer(&path, Detail::Content, Answer::Absent)?;
             self.facts.record(path.clone(), Detail::Content, answer);
             self.make_way()?;

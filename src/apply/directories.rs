@@ -15,7 +15,7 @@ use crate::entry::{Attributes, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::{EntryPath, PATH_BYTES_MAX};
 use crate::sys::{Dir, inode, xattr};
-use crate::tree::{Answer, Detail};
+use crate::tree::{Answer, Detail, Marker};
 
 /// How many directories above the one in use stay open.
 const OPEN_MAX: usize = 32;
@@ -24,7 +24,7 @@ const OPEN_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     InTree,
-    /// Overlay form: it is the lower tree's, and would be made with the attributes that it has there.
+    /// Not in plain form: it is the lower tree's, and would be made with the attributes that it has there.
     Lower,
     /// It would be made, where `replaces` instead of something in the tree.
     New {
@@ -39,7 +39,7 @@ pub(super) struct Frame {
     /// The literal path.
     pub(super) path: EntryPath,
     pub(super) state: State,
-    /// Overlay form: names of the lower tree show in it.
+    /// Not in plain form: names of the lower tree show in it.
     pub(super) lower: bool,
     /// Open; for one in the tree, and not always.
     dir: Option<Rc<Dir>>,
@@ -229,7 +229,7 @@ impl Applier<'_> {
         for index in 1..=cursor {
             let Some(frame) = self.frames.get(index) else { break };
             match frame.state {
-                State::InTree if self.form.is_overlay() => {}
+                State::InTree if self.form.is_change() => {}
                 State::InTree => self.placed.mark(&frame.path, OWN),
                 state => {
                     self.cursor = index.saturating_sub(1);
@@ -295,12 +295,14 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Overlay form: nothing of the lower tree shows in this directory.
+    /// Nothing of the lower tree shows in this directory; in plain form nothing is there that could.
     pub(super) fn make_opaque(&mut self, dir: &Dir, path: &EntryPath) -> Result<()> {
-        if let Form::Overlay { style, .. } = self.form {
-            xattr::set(dir, style.opaque(), crate::whiteout::overlay::OPAQUE_VALUE)?;
-            self.placed.mark(path, OPAQUE);
+        match self.form {
+            Form::Plain { .. } => return Ok(()),
+            Form::Overlay { style, .. } => xattr::set(dir, style.opaque(), crate::whiteout::overlay::OPAQUE_VALUE)?,
+            Form::Change { .. } => self.hides.push(Marker::Opaque(path.clone())),
         }
+        self.placed.mark(path, OPAQUE);
         Ok(())
     }
 
@@ -353,6 +355,6 @@ pub(super) fn join(directory: &EntryPath, name: &[u8]) -> Result<EntryPath> {
 }
 
 /// The tree changed under the applier.
-fn lost() -> Error {
+pub(super) fn lost() -> Error {
     Error::new(ErrorKind::Corrupt, "apply layer").because("a directory of the tree is gone: somebody else writes into it")
 }

@@ -18,7 +18,7 @@ use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
-use crate::tree::{Applied, Ids};
+use crate::tree::{Applied, Ids, Marker};
 
 /// What a pass came to.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub(super) struct Applier<'a> {
     pub(super) changed: bool,
     /// A fault that the layer only has if no marker takes it away.
     pub(super) invalid: Option<Error>,
+    /// Change form: what the tree does not say of what it hides.
+    pub(super) hides: Vec<Marker>,
     root: Option<Attributes>,
     names: u64,
 }
@@ -74,7 +76,7 @@ impl<'a> Applier<'a> {
         let (tree, scratch) = (Rc::new(place.tree), Rc::new(place.scratch));
         neutralise(&scratch)?;
         // Without a parent everything is absent in it, and that is asked like any other: another stack may share the tree.
-        let shows = form.is_overlay() && !hidden.hides_children(&EntryPath::ROOT);
+        let shows = form.is_change() && !hidden.hides_children(&EntryPath::ROOT);
         let mut applier = Self {
             form,
             lower,
@@ -94,10 +96,11 @@ impl<'a> Applier<'a> {
             aside: HashMap::new(),
             changed: false,
             invalid: None,
+            hides: Vec::new(),
             root: None,
             names: 0,
         };
-        if !form.is_overlay() {
+        if !form.is_change() {
             applier.remove_hidden(hidden)?;
         }
         Ok(applier)
@@ -331,17 +334,18 @@ impl<'a> Applier<'a> {
         self.leave_to(1)?;
         self.put_down(0)?;
         self.scratch.clear()?;
-        let overlay = self.form.is_overlay();
+        let asks = self.form.is_change();
         self.facts.merge(self.marker_facts);
         let contradictory = self.facts.is_contradictory();
         let applied = Applied {
             // A tree in plain form belongs to its parent, and one that hides everything below rests on nothing, unless a symlink of the
             // parent led a marker to the root.
-            facts: if overlay && !cuts { self.facts.finish() } else { Vec::new() },
+            facts: if asks && !cuts { self.facts.finish() } else { Vec::new() },
             root: self.root,
             cut,
             empty: !self.changed && !cut,
             usage: Usage::default(),
+            markers: self.hides,
         };
         Ok(Outcome { applied, contradictory })
     }

@@ -94,7 +94,7 @@ enum Target {
     Directory,
     /// In the tree: what stands at the literal path.
     InTree,
-    /// Overlay form: in the lower tree alone.
+    /// In the lower tree alone; in plain form nothing is.
     Lower,
     /// Put aside under this name.
     Aside(Vec<u8>),
@@ -247,7 +247,7 @@ impl Applier<'_> {
         let (Some(parent), Some(name)) = (from.parent(), from.file_name()) else { return Ok(None) };
         self.reset()?;
         self.go_to(&parent)?;
-        let own = self.form.is_overlay() || self.placed.has(from, OWN);
+        let own = self.form.is_change() || self.placed.has(from, OWN);
         let leaves = match target {
             Target::Lower => true,
             _ => !own && self.dir()?.stat(name)?.is_some_and(|stat| stat.nlink > 1),

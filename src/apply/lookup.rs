@@ -71,7 +71,7 @@ impl Applier<'_> {
             }
             _ => (Found::Other { in_tree: true }, Answer::Other(None)),
         };
-        if !self.form.is_overlay() {
+        if !self.form.is_change() {
             let path = self.here_path(name)?;
             if !self.placed.has(&path, OWN) {
                 self.facts.record(path, Detail::Kind, answer);

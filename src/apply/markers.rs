@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::PASSES;
 use super::directories::{State, join};
 use super::entries::Applier;
 use super::facts::Facts;
 use super::placed::{ENTRY, OPAQUE, OWN};
+use super::{Form, PASSES};
 use crate::entry::Position;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::sys::root::HOPS_MAX;
-use crate::tree::{Answer, Detail};
+use crate::tree::{Answer, Detail, Marker};
 
 /// The markers of a layer by the directory in which they stand, as the layer spells it.
 #[derive(Debug, Default)]
@@ -256,7 +256,7 @@ impl Reach<'_, '_> {
 impl Applier<'_> {
     /// Puts the markers in place; says whether the layer hides the whole lower tree.
     pub(super) fn place_markers(&mut self, hidden: &Hidden) -> Result<bool> {
-        if !self.form.is_overlay() {
+        if !self.form.is_change() {
             // What was known beforehand was removed before the entries came.
             if *self.hidden != *hidden {
                 self.remove_hidden(hidden)?;
@@ -338,11 +338,16 @@ impl Applier<'_> {
         Ok(on_the_way.clone().count() > 0 && on_the_way.clone().all(|frame| frame.lower))
     }
 
-    /// A whiteout: all are names of one inode, for as long as it takes more.
+    /// A whiteout; in overlay form all are names of one inode, for as long as it takes more.
     fn link_whiteout(&mut self, name: &[u8]) -> Result<()> {
         const WHITEOUT: &[u8] = b"whiteout";
         let scratch = Rc::clone(&self.scratch);
         let dir = self.modify()?;
+        if let Form::Change { .. } = self.form {
+            let path = self.here_path(name)?;
+            self.hides.push(Marker::Whiteout(path));
+            return Ok(());
+        }
         for _ in 0..2 {
             match scratch.link(WHITEOUT, &dir, name) {
                 Ok(()) => return Ok(()),

@@ -76,7 +76,7 @@ impl<'a> Metadata<'a> {
         }
         match self.form {
             Form::Overlay { style, escapes } if style.owns(name) => !escapes,
-            Form::Plain { style: Style::Trusted } if Style::Trusted.owns(name) => false,
+            Form::Plain { style: Style::Trusted } | Form::Change { style: Style::Trusted } if Style::Trusted.owns(name) => false,
             _ => name.starts_with(b"trusted."),
         }
     }
@@ -143,7 +143,7 @@ impl<'a> Metadata<'a> {
     fn set_xattr(&self, fd: impl AsFd, path: &EntryPath, name: &[u8], value: &[u8]) -> Result<()> {
         let stored = match self.form {
             Form::Overlay { style, .. } => style.escape(name),
-            Form::Plain { .. } => name.to_vec(),
+            Form::Plain { .. } | Form::Change { .. } => name.to_vec(),
         };
         let Err(error) = xattr::set(fd, &stored, value) else { return Ok(()) };
         let errno = error.raw_os_error().unwrap_or_default();
@@ -169,7 +169,7 @@ impl<'a> Metadata<'a> {
         for stored in xattr::list(fd)? {
             let name = match self.form {
                 Form::Overlay { style, .. } => style.unescape(&stored),
-                Form::Plain { .. } => Some(stored.clone()),
+                Form::Plain { .. } | Form::Change { .. } => Some(stored.clone()),
             };
             if name.is_some_and(|name| is_visible(&name) && !new.contains_key(&name)) {
                 xattr::remove(fd, &stored)?;

@@ -6,6 +6,9 @@
 //! A View makes no copy: it shows the parent's own directory, read-only, and its tree is a directory without `fs`. Only where its root
 //! has other attributes than that directory (an empty layer changed them) it gets a copy like any other tree.
 //!
+//! The layers of an image are unpacked one beside the other, each to what it changes alone, and moved into one tree, that of the topmost:
+//! no byte of it is written twice. The trees in the middle are made when somebody asks for them, from blobs.
+//!
 //! A copy is made durable as a whole, by `syncfs`: it is many files, each new.
 
 use std::os::fd::OwnedFd;
@@ -105,17 +108,33 @@ impl Copy {
     /// Does what makes a tree, and leaves it durable or not at all.
     fn make<T>(&self, tree: TreeId, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let point = SyncPoint::before_writes(self.trees()?)?;
-        let made = work().and_then(|made| point.sync().map(|()| made));
-        if made.is_err() {
-            // What led here counts; what cannot be removed has no name in the store.
-            let _ = self.remove(tree);
-        }
-        made
+        self.unless_failed(tree, work().and_then(|made| point.sync().map(|()| made)))
+    }
+
+    /// Where a layer is unpacked to what it changes alone.
+    fn beside(&self, tree: TreeId) -> Result<apply::Place> {
+        let (own, fs) = self.copy_of(tree, &[], &|| Ok(()))?;
+        Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
+    }
+
+    const fn change(&self) -> apply::Form {
+        apply::Form::Change { style: self.style }
+    }
+
+    /// The tree of the parent as the root of questions.
+    fn lower(&self, chain: &[TreeId]) -> Result<Option<Root>> {
+        chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()
+    }
+
+    /// Deletes a tree where what was done with it has failed.
+    fn unless_failed<T>(&self, tree: TreeId, done: Result<T>) -> Result<T> {
+        // What led here counts; what cannot be removed has no name in the store.
+        done.inspect_err(|_| drop(self.remove(tree)))
     }
 
     /// Unpacks a layer over a copy of the parent. Nothing is durable when it returns.
     fn unpack(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
-        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
+        let lower = self.lower(chain)?;
         let mut fresh = || {
             let (own, fs) = self.copy_of(tree, chain, &|| cx.check("apply layer"))?;
             Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
@@ -159,7 +178,7 @@ impl Backend for Copy {
         }
         // Three directories need no sync of the whole file system.
         let made = make().and_then(|(own, fs)| [fs, own, self.trees()?].iter().try_for_each(Dir::sync));
-        made.inspect_err(|_| drop(self.remove(tree)))
+        self.unless_failed(tree, made)
     }
 
     fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
@@ -168,11 +187,90 @@ impl Backend for Copy {
             return self.create(tree, chain, root);
         }
         let made = self.fresh(tree).and_then(|own| [own, self.trees()?].iter().try_for_each(Dir::sync));
-        made.inspect_err(|_| drop(self.remove(tree)))
+        self.unless_failed(tree, made)
     }
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {
         self.make(tree, || self.unpack(tree, chain, layer, ids, cx))
+    }
+
+    fn unpacks_ahead(&self) -> bool {
+        true
+    }
+
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    fn apply_ahead(
+        &self,
+        tree: TreeId,
+        chain: Option<&[TreeId]>,
+        layer: &mut dyn EntryStream,
+        ids: Ids,
+        cx: &Context<'_>,
+    ) -> Result<Option<Applied>> {
+        let mut fresh = || self.beside(tree);
+        let done = match chain {
+            Some(chain) => self
+                .lower(chain)
+                .and_then(|lower| apply::apply(&mut fresh, lower.as_ref(), self.change(), layer, ids, cx).map(Some)),
+            None => apply::guess(&mut fresh, self.change(), layer, ids, cx),
+        };
+        match &done {
+            Ok(Some(applied)) if !applied.empty => {}
+            Ok(_) => self.remove(tree)?,
+            Err(_) => drop(self.remove(tree)),
+        }
+        done
+    }
+
+    fn settle(&self, tree: TreeId, chain: &[TreeId], applied: &mut Applied, ids: Ids, cx: &Context<'_>) -> Result<bool> {
+        // Of an empty one there is nothing to fill in, but there are answers to compare.
+        let place = if applied.empty {
+            apply::Place { tree: self.trees()?, scratch: self.trees()? }
+        } else {
+            let scratch = self.base.dir(&Self::place(tree, SCRATCH)?)?;
+            apply::Place { tree: self.fs(tree)?, scratch }
+        };
+        let done = apply::settle(place, self.lower(chain)?.as_ref(), self.change(), applied, ids, cx);
+        self.unless_failed(tree, done)
+    }
+
+    fn copy(&self, tree: TreeId, chain: &[TreeId], cx: &Context<'_>) -> Result<()> {
+        let made = self.copy_of(tree, chain, &|| cx.check("make tree")).and_then(|(own, _)| match chain {
+            // For as long as nothing says what its root is.
+            [] => own.mkdir(SCRATCH, 0o700),
+            _ => Ok(()),
+        });
+        self.unless_failed(tree, made)
+    }
+
+    fn merge(&self, change: TreeId, into: TreeId, applied: &Applied, ids: Ids, cx: &Context<'_>) -> Result<()> {
+        let (own, fs) = (self.base.dir(&Self::place(into, b"")?)?, self.fs(into)?);
+        let is_first = own.try_child(SCRATCH)?.is_some();
+        let root = match &applied.root {
+            Some(root) => root.clone(),
+            None if is_first => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
+            // Entries change the directory's time; what it is stays (SEMANTICS §1.7).
+            None => inode::attributes(&fs)?,
+        };
+        let place = apply::Place { tree: self.fs(change)?, scratch: self.base.dir(&Self::place(change, SCRATCH)?)? };
+        apply::merge(place, &fs, self.change(), applied, ids, cx)?;
+        let refused = dress(&fs, &root)?;
+        if applied.root.is_some() {
+            refused.into_iter().try_for_each(|reason| cx.skip(&EntryPath::ROOT, reason))?;
+        }
+        if is_first {
+            own.rmdir(SCRATCH)?;
+        }
+        self.remove(change)
+    }
+
+    fn outline(&self, reference: Reference<'_>, cx: &Context<'_>) -> Result<Applied> {
+        let Reference { outline, below, layer, ids, contents, .. } = reference;
+        let chain: Vec<TreeId> = below.into_iter().collect();
+        self.unpack(outline, &chain, &mut Outline::new(layer, contents), ids, cx)
     }
 
     /// The outline is a copy of the parent's outline to which the layer is applied: the fold of the chain's streams.
@@ -183,11 +281,9 @@ impl Backend for Copy {
         found: &mut dyn FnMut(Difference),
         cx: &Context<'_>,
     ) -> Result<Applied> {
-        let Reference { outline, below, layer, ids, contents, .. } = reference;
+        let Reference { outline, below, facts, layer, ids, contents } = reference;
         let own = self.fs(tree)?;
-        let chain: Vec<TreeId> = below.into_iter().collect();
-        let mut layer = Outline::new(layer, contents);
-        let applied = self.unpack(outline, &chain, &mut layer, ids, cx)?;
+        let applied = self.outline(Reference { outline, below, facts, layer, ids, contents: &mut *contents }, cx)?;
         let fs = self.fs(outline)?;
         let sides = compare::Sides { tree: &own, outline: &fs, contents, root_time: true };
         compare::compare(&sides, &mut |_| Ok(None), found, cx)?;
@@ -199,8 +295,7 @@ impl Backend for Copy {
     }
 
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
-        let lower = chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()?;
-        apply::answer(lower.as_ref(), questions)
+        apply::answer(self.lower(chain)?.as_ref(), questions)
     }
 
     fn shares_trees(&self) -> bool {

@@ -106,6 +106,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// are guessed: then the tree is to be [settled](Self::settle) before anything stands on it. Nothing is durable when it returns, and
     /// the usage is still to be asked for. `None` where the layer cannot be unpacked without its chain; nothing is left then.
     ///
+    /// Where [trees are whole](Self::is_whole) it is what the layer changes alone, to be [merged](Self::merge).
+    ///
     /// # Errors
     /// As [`apply`](Self::apply).
     fn apply_ahead(
@@ -127,6 +129,31 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `NoSpace`, `Io`.
     fn settle(&self, _tree: TreeId, _chain: &[TreeId], _applied: &mut Applied, _ids: Ids, _cx: &Context<'_>) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Whether each tree holds what is below it, too, so that of a chain only the topmost is ever looked at: then the trees in the middle
+    /// of what is imported are not made before somebody asks for them, and there are [`copy`](Self::copy), [`merge`](Self::merge),
+    /// [`apply_ahead`](Self::apply_ahead) and [`outline`](Self::outline).
+    fn is_whole(&self) -> bool {
+        false
+    }
+
+    /// Makes a new tree that is what a chain is, or empty without one, for changes to be merged into. Nothing is durable when it returns;
+    /// on an error nothing is left.
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend whose trees are not whole; `Cancelled`, `NoSpace`, `Io`.
+    fn copy(&self, tree: TreeId, _chain: &[TreeId], _cx: &Context<'_>) -> Result<()> {
+        Err(not_whole(self.name(), tree))
+    }
+
+    /// Moves what [`apply_ahead`](Self::apply_ahead) made over a tree, or what was settled over it, into that tree, and deletes the rest.
+    /// `applied` is what the former told. Nothing is durable when it returns; after an error both trees are garbage.
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend whose trees are not whole; `Cancelled`, `NoSpace`, `Io`.
+    fn merge(&self, change: TreeId, _into: TreeId, _applied: &Applied, _ids: Ids, _cx: &Context<'_>) -> Result<()> {
+        Err(not_whole(self.name(), change))
     }
 
     /// What a chain says to the questions that a tree rests on, in their order.
@@ -163,6 +190,14 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, "check tree")
             .at(format!("tree {tree}"))
             .because(format!("the {} backend cannot compare a tree with its layer", self.name())))
+    }
+
+    /// Makes the outline of a tree that is not made, for those of the trees above it. The rest is as in [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend whose trees are not whole; those of the stream; `Cancelled`, `NoSpace`, `Io`.
+    fn outline(&self, reference: Reference<'_>, _cx: &Context<'_>) -> Result<Applied> {
+        Err(not_whole(self.name(), reference.outline))
     }
 
     /// Has a new tree that nothing names yet share bytes with an old one of the same layer, where they have the same and the file
@@ -282,6 +317,12 @@ pub struct Roots<'a> {
     pub upper: Option<&'a Attributes>,
     /// The tree hides its whole chain ([`Applied::cut`]): it is compared with it, but does not stand on it.
     pub cut: bool,
+}
+
+fn not_whole(backend: &str, tree: TreeId) -> Error {
+    Error::new(ErrorKind::Unsupported, "make tree")
+        .at(format!("tree {tree}"))
+        .because(format!("a tree of the {backend} backend does not hold what is below it"))
 }
 
 /// Says what it means that an owner cannot be given to a root directory.

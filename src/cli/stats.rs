@@ -67,6 +67,9 @@ pub(super) fn stats(session: &Session<'_>, arguments: &Stats) -> Result<(), Fail
         count("damaged blobs", stats.damaged.blobs, None),
         vec!["database".to_owned(), String::new(), output::size(stats.database_bytes)],
     ];
+    if stats.trees.unmade > 0 {
+        rows.push(count("trees to be made", stats.trees.unmade, None));
+    }
     if stats.trees.building > 0 {
         rows.push(count("trees being unpacked", stats.trees.building, None));
     }

@@ -69,7 +69,8 @@ impl Reader<'_> {
         rows.map(|digest| parse(&digest.map_err(fail)?)).collect()
     }
 
-    /// The blobs that no image needs and no lease keeps; manifests of layers of which there is no tree any more.
+    /// The blobs that no image needs, no lease keeps, and of whose layers no tree is still to be made; manifests of layers of which there
+    /// is no tree any more.
     ///
     /// # Errors
     /// `Corrupt`, `Io`.
@@ -78,13 +79,15 @@ impl Reader<'_> {
             &format!(
                 "SELECT {COLUMNS} b WHERE NOT EXISTS (SELECT 1 FROM image_blobs i WHERE i.digest = b.digest) \
                  AND NOT EXISTS (SELECT 1 FROM leased_blobs l WHERE l.digest = b.digest) \
-                 AND NOT (b.media_type = ?1 AND EXISTS (SELECT 1 FROM trees t WHERE t.diff_id = b.diff_id)) ORDER BY digest"
+                 AND NOT EXISTS (SELECT 1 FROM trees t WHERE t.diff_id = b.diff_id AND (b.media_type = ?1 OR NOT t.made)) \
+                 ORDER BY digest"
             ),
             &[&TREE_MANIFEST],
         )
     }
 
-    /// Whether no image needs a blob and no lease keeps it, nor, where it is a manifest, is there a tree of its layer.
+    /// Whether no image needs a blob and no lease keeps it, nor is there a tree of its layer that is still to be made, or any where it
+    /// is a manifest.
     ///
     /// # Errors
     /// `Io`.
@@ -95,7 +98,8 @@ impl Reader<'_> {
             .prepare_cached(
                 "SELECT NOT EXISTS (SELECT 1 FROM image_blobs WHERE digest = ?1) \
                  AND NOT EXISTS (SELECT 1 FROM leased_blobs WHERE digest = ?1) \
-                 AND NOT EXISTS (SELECT 1 FROM blobs b JOIN trees t ON t.diff_id = b.diff_id WHERE b.digest = ?1 AND b.media_type = ?2)",
+                 AND NOT EXISTS (SELECT 1 FROM blobs b JOIN trees t ON t.diff_id = b.diff_id \
+                     WHERE b.digest = ?1 AND (b.media_type = ?2 OR NOT t.made))",
             )
             .map_err(fail)?;
         statement.query_row([&digest.to_string(), TREE_MANIFEST], |row| row.get(0)).map_err(fail)

@@ -293,9 +293,9 @@ impl Transaction<'_> {
         self.connection().execute(statement, values).map(drop).map_err(|error| failed("write damage", error))
     }
 
-    /// Puts a finished tree in the place of a damaged one: whatever stood on that stands on the new one from now on. The old one is
-    /// never shared again, and stays for as long as one of the keys above it is there, which may have it mounted; without such a key
-    /// it goes to the trash. Says whether it did.
+    /// Puts a finished tree in the place of a damaged or unmade one: whatever stood on that stands on the new one from now on. The old
+    /// one is never shared again, and stays for as long as one of the keys above it is there, which may have it mounted; without such a
+    /// key it goes to the trash. Says whether it did. Of one that was not made nothing stays.
     ///
     /// # Errors
     /// `NotFound` where the old one has gone meanwhile; `Io`.
@@ -322,6 +322,10 @@ impl Transaction<'_> {
             return Err(Error::new(ErrorKind::NotFound, "replace tree")
                 .at(format!("tree {old}"))
                 .because("nothing stands on it any more"));
+        }
+        // Whatever else its row says: that may be what is damaged.
+        if connection.execute("DELETE FROM trees WHERE id = ?1 AND made = 0", [to_sql(old.0)]).map_err(fail)? > 0 {
+            return Ok(false);
         }
         connection.execute("UPDATE trees SET diff_id = NULL WHERE id = ?1", [to_sql(old.0)]).map_err(fail)?;
         if self.tree_is_held(old)? || self.tree_is_leased(old)? {

@@ -24,6 +24,7 @@ pub(crate) struct Counts {
     pub(crate) views: u64,
     pub(crate) layers: u64,
     pub(crate) frozen: u64,
+    pub(crate) unmade: u64,
     pub(crate) writable: u64,
     pub(crate) empty: u64,
     pub(crate) building: u64,
@@ -73,7 +74,8 @@ impl Reader<'_> {
              (SELECT COUNT(*) FROM snapshots WHERE kind = 'active'), \
              (SELECT COUNT(*) FROM snapshots WHERE kind = 'view'), \
              (SELECT COUNT(*) FROM snapshots WHERE chain_id IS NOT NULL), \
-             (SELECT COUNT(*) FROM trees WHERE state = 'frozen'), \
+             (SELECT COUNT(*) FROM trees WHERE state = 'frozen' AND made), \
+             (SELECT COUNT(*) FROM trees WHERE NOT made), \
              (SELECT COUNT(*) FROM trees WHERE state = 'writable'), \
              (SELECT COUNT(*) FROM trees WHERE state = 'empty'), \
              (SELECT COUNT(*) FROM trees WHERE state = 'building'), \
@@ -140,8 +142,9 @@ impl Reader<'_> {
             found.other_blobs.insert(parse(&text(row, 0)?)?);
             Ok(())
         })?;
-        // What is kept of a layer whose blob was dropped is held by whoever holds a tree of it.
-        let manifests = "SELECT b.digest, t.id FROM blobs b JOIN trees t ON t.diff_id = b.diff_id WHERE b.media_type = ?1";
+        // What is kept of a layer whose blob was dropped is held by whoever holds a tree of it; so is a blob of which one is still to be made.
+        let manifests =
+            "SELECT b.digest, t.id FROM blobs b JOIN trees t ON t.diff_id = b.diff_id WHERE b.media_type = ?1 OR NOT t.made";
         self.each(manifests, [super::blobs::TREE_MANIFEST], |row| {
             let (digest, tree): (Digest, TreeId) = (parse(&text(row, 0)?)?, tree(row, 1)?);
             for image in found.images.values_mut().filter(|image| image.trees.contains(&tree)) {
@@ -201,15 +204,16 @@ fn counts(row: &Row<'_>) -> Result<Counts> {
         views: number(4)?,
         layers: number(5)?,
         frozen: number(6)?,
-        writable: number(7)?,
-        empty: number(8)?,
-        building: number(9)?,
-        inodes: number(10)?,
-        blobs: number(11)?,
-        leases: number(12)?,
-        trash_trees: number(13)?,
-        trash_blobs: number(14)?,
-        damaged_trees: number(15)?,
-        damaged_blobs: number(16)?,
+        unmade: number(7)?,
+        writable: number(8)?,
+        empty: number(9)?,
+        building: number(10)?,
+        inodes: number(11)?,
+        blobs: number(12)?,
+        leases: number(13)?,
+        trash_trees: number(14)?,
+        trash_blobs: number(15)?,
+        damaged_trees: number(16)?,
+        damaged_blobs: number(17)?,
     })
 }

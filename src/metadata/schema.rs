@@ -12,9 +12,9 @@ use super::{DATABASE, Metadata, now};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The format that this version reads and writes.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 /// What leads from each format to the next, that of 1 first.
-const STEPS: [&str; 1] = [include_str!("format_2.sql")];
+const STEPS: [&str; 2] = [include_str!("format_2.sql"), include_str!("format_3.sql")];
 /// "plyw" in ASCII.
 const APPLICATION: i64 = 0x706c_7977;
 

@@ -89,7 +89,7 @@ pub(crate) struct Selection {
     pub(crate) labels: Vec<(String, Option<String>)>,
 }
 
-const COLUMNS: &str = "s.id, s.name, s.kind, s.parent, p.name, s.tree, t.state, t.cut, s.root, s.diff_id, s.chain_id, s.inodes, \
+const COLUMNS: &str = "s.id, s.name, s.kind, s.parent, p.name, s.tree, iif(t.made, t.state, 'unmade'), t.cut, s.root, s.diff_id, s.chain_id, s.inodes, \
      s.bytes, s.created, s.updated FROM snapshots s JOIN trees t ON t.id = s.tree LEFT JOIN snapshots p ON p.id = s.parent";
 
 impl Reader<'_> {
@@ -348,7 +348,7 @@ impl Transaction<'_> {
         }
         let gone = |what: String| Error::new(ErrorKind::NotFound, "commit layer").at(what).because("it was removed meanwhile");
         let tree = self.tree(new.tree)?.ok_or_else(|| gone(format!("tree {}", new.tree)))?;
-        if !matches!(tree.state, TreeState::Frozen | TreeState::Empty) {
+        if !matches!(tree.state, TreeState::Frozen | TreeState::Unmade | TreeState::Empty) {
             return Err(corrupt(format!("tree {} is not finished", new.tree)));
         }
         let below_root = match new.parent {

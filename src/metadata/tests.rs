@@ -54,7 +54,7 @@ fn open(root: &Path) -> Result<Metadata> {
 }
 
 fn applied() -> Applied {
-    Applied { facts: Vec::new(), root: None, cut: false, empty: false, usage: Usage::new(3, 4096) }
+    Applied::new(Usage::new(3, 4096))
 }
 
 fn diff_id(content: &str) -> DiffId {
@@ -187,6 +187,7 @@ fn a_tree_comes_back_with_what_it_rests_on() {
         cut: true,
         empty: false,
         usage: Usage::new(12, 34),
+        markers: Vec::new(),
     };
     let tree = scratch.tree(&diff_id("a"), &applied);
     let reader = scratch.metadata.read().unwrap();
@@ -346,7 +347,7 @@ fn a_store_of_the_first_format_is_brought_up_to_date_with_all_it_holds() {
         assert_eq!(reader.damaged_trees().unwrap().len(), 0);
     }
     let connection = rusqlite::Connection::open(directory.path().join(DATABASE)).unwrap();
-    assert_eq!(connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    assert_eq!(connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 3);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! A tree is `building` for as long as a lease holds it, `writable` under an Active or View snapshot, `frozen` once something
 //! committed stands on it. `empty` is a layer that changed nothing: it has a row, so that it can be found and shared, and no directory.
+//! `unmade` is frozen, but has no directory either: where trees are whole, one in the middle of an image is made when it is asked for, and
+//! gets another number then. What it takes to make it, a blob of its layer, stays for as long as it is unmade.
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -21,6 +23,8 @@ pub(crate) enum TreeState {
     Building,
     Writable,
     Frozen,
+    /// To be frozen as soon as it is made.
+    Unmade,
     Empty,
 }
 
@@ -30,6 +34,7 @@ impl TreeState {
             "building" => Ok(Self::Building),
             "writable" => Ok(Self::Writable),
             "frozen" => Ok(Self::Frozen),
+            "unmade" => Ok(Self::Unmade),
             "empty" => Ok(Self::Empty),
             _ => Err(corrupt(format!("{} is no state of a tree", text.escape_debug()))),
         }
@@ -72,7 +77,7 @@ pub(crate) struct Unpacked<'a> {
     pub(crate) applied: &'a Applied,
 }
 
-const COLUMNS: &str = "id, state, diff_id, facts, root, cut, inodes, bytes, ids FROM trees";
+const COLUMNS: &str = "id, iif(made, state, 'unmade'), diff_id, facts, root, cut, inodes, bytes, ids FROM trees";
 
 impl Reader<'_> {
     /// A tree's row.
@@ -219,8 +224,31 @@ impl Transaction<'_> {
         self.lease_tree(lease, id)
     }
 
+    /// The same of a tree whose layer is read and checked, and which is not made for now: it has no bytes.
+    ///
+    /// # Errors
+    /// As [`finish_tree`](Self::finish_tree).
+    pub(crate) fn finish_unmade_tree(&self, id: TreeId, lease: LeaseId, unpacked: &Unpacked<'_>) -> Result<()> {
+        self.finish_tree(id, lease, unpacked)?;
+        self.connection()
+            .execute("UPDATE trees SET made = 0, inodes = 0, bytes = 0 WHERE id = ?1 AND state = 'frozen'", [to_sql(id.0)])
+            .map(drop)
+            .map_err(|error| failed("finish tree", error))
+    }
+
+    /// Drops the row of a number under which there is nothing, and on which nothing stands.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn forget_tree(&self, id: TreeId) -> Result<()> {
+        self.connection()
+            .execute("DELETE FROM trees WHERE id = ?1", [to_sql(id.0)])
+            .map(drop)
+            .map_err(|error| failed("forget tree", error))
+    }
+
     /// Drops a tree's row and puts its bytes on the list of what is to be deleted. `None` for one that has gone already, and for an
-    /// empty one, which has no bytes.
+    /// empty or unmade one, which has no bytes.
     ///
     /// # Errors
     /// `Corrupt` where a snapshot stands on it; `Io`.
@@ -228,11 +256,11 @@ impl Transaction<'_> {
         let fail = |error| failed("remove tree", error);
         let state: Option<String> = self
             .connection()
-            .query_row("DELETE FROM trees WHERE id = ?1 RETURNING state", [to_sql(id.0)], |row| row.get(0))
+            .query_row("DELETE FROM trees WHERE id = ?1 RETURNING iif(made, state, 'unmade')", [to_sql(id.0)], |row| row.get(0))
             .optional()
             .map_err(fail)?;
         match state.as_deref() {
-            None | Some("empty") => Ok(None),
+            None | Some("empty" | "unmade") => Ok(None),
             Some(_) => {
                 self.connection().execute("INSERT INTO trash (tree) VALUES (?1)", [to_sql(id.0)]).map_err(fail)?;
                 Ok(Some(id))

@@ -173,6 +173,16 @@ impl Store {
         Ok(row)
     }
 
+    /// Has the trees made that are compared: first the parent's, from which the other one is made.
+    fn make_both(&self, op: &'static str, name: &str, cx: &Context<'_>) -> Result<()> {
+        let Some(row) = self.metadata().read()?.snapshot(name)? else { return Ok(()) };
+        if row.kind != Kind::View && row.tree_state != TreeState::Empty {
+            self.ensure_made(op, row.parent, cx)?;
+            self.ensure_made(op, Some(row.id).filter(|_| row.kind == Kind::Committed), cx)?;
+        }
+        Ok(())
+    }
+
     /// Has the backend stream a snapshot's changes to `out`.
     pub(super) fn stream_changes(
         &self,
@@ -182,6 +192,7 @@ impl Store {
         cx: &Context<'_>,
     ) -> Result<SnapshotRow> {
         cx.check(op)?;
+        self.make_both(op, name, cx)?;
         let (row, chain, lower) = {
             let reader = self.metadata().read()?;
             let row = reader.snapshot(name)?.ok_or_else(|| no_snapshot(op, name))?;

@@ -51,7 +51,7 @@ impl Filled {
         algorithm: Algorithm,
         cx: &Context<'_>,
     ) -> Result<Option<Self>> {
-        if store.backend().unpacks_ahead() { Self::make(store, lease, bytes, algorithm, None, cx) } else { Ok(None) }
+        if store.unpacks_in_place() { Self::make(store, lease, bytes, algorithm, None, cx) } else { Ok(None) }
     }
 
     fn make(
@@ -70,7 +70,7 @@ impl Filled {
         let mut filled = Self { store: store.clone(), tree, applied, diff_id, unsynced: None, is_named: false, chain };
         let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
         let chain = filled.chain.as_deref();
-        let ahead = if backend.unpacks_ahead() { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
+        let ahead = if store.unpacks_in_place() { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
         filled.unsynced = ahead.is_some().then_some(point);
         filled.applied = match (ahead, chain) {
             (Some(applied), _) => applied,
@@ -103,6 +103,11 @@ impl Drop for Filled {
 }
 
 impl Store {
+    /// Whether what is unpacked ahead is the tree already.
+    pub(super) fn unpacks_in_place(&self) -> bool {
+        self.backend().unpacks_ahead() && !self.backend().is_whole()
+    }
+
     /// The number of a tree to be made under this lease.
     pub(super) fn new_tree(&self, lease: LeaseId) -> Result<TreeId> {
         let transaction = self.metadata().write()?;

@@ -233,8 +233,8 @@ impl Store {
             Trash::Blob(_) => None,
         }));
         for tree in trees.into_iter().filter(|&tree| tree != TreeId::EMPTY) {
-            let is_empty = reader.tree(tree)?.is_some_and(|row| row.state == TreeState::Empty);
-            if !is_empty {
+            let is_nowhere = reader.tree(tree)?.is_some_and(|row| matches!(row.state, TreeState::Empty | TreeState::Unmade));
+            if !is_nowhere {
                 outcome.trees = outcome.trees.saturating_add(1);
                 outcome.tree_bytes = outcome.tree_bytes.saturating_add(self.bytes_of(tree));
             }

@@ -114,6 +114,9 @@ impl Store {
     /// Imports an image from an OCI image layout or a `docker save` archive: its blobs byte for byte, each layer unpacked and
     /// committed under its chain id. What is there already is not unpacked again. Durable when it returns.
     ///
+    /// Where [trees are whole](crate::backend::Backend::is_whole), as on the copy backend, the topmost layer's tree is made, of all layers;
+    /// those of the others are made when they are first asked for, from the blobs.
+    ///
     /// The source may lack the blob of a layer that is here, where an image of this store had that very blob with that diff id: it was
     /// read and found to be the layer then. What the image alone says of a blob that nobody has read proves nothing.
     ///

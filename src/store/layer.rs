@@ -289,7 +289,7 @@ impl Store {
             self.prove(layer, cx)?;
             return Ok(Landed { snapshot, chain_id, existed: true, unpacked: false });
         }
-        let chain = self.chain_on(layer.parent)?;
+        let chain = self.chain_on(layer.parent, cx)?;
         if let Some(tree) = self.shareable(layer.diff_id, &chain)? {
             self.prove(layer, cx)?;
             match self.name_shared(lease, layer, &tree) {
@@ -308,7 +308,8 @@ impl Store {
     }
 
     /// The trees that a layer on this parent stands on.
-    pub(super) fn chain_on(&self, parent: Option<&SnapshotRow>) -> Result<Vec<TreeId>> {
+    pub(super) fn chain_on(&self, parent: Option<&SnapshotRow>, cx: &Context<'_>) -> Result<Vec<TreeId>> {
+        self.ensure_made(OP, parent.map(|parent| parent.id), cx)?;
         match parent {
             Some(parent) => self.metadata().read()?.chain(parent.id),
             None => Ok(Vec::new()),

@@ -18,6 +18,7 @@
 //! | `import layer` | [`Store::import_layer`] | `parent`, `chain_id`, `diff_id`, `existed`, `bytes`, `entries` |
 //! | `prepare` | [`Store::prepare`] | `key`, `parent` |
 //! | `view` | [`Store::view`] | `key`, `parent` |
+//! | `make tree` | one that an import left unmade, within the verb that asks for it | `tree`, `layers`, `bytes`, `entries` |
 //! | `mounts` | [`Store::mounts`] | `key` |
 //! | `mount` | [`Mount::attach`](crate::mount::Mount::attach), [`detached`](crate::mount::Mount::detached) | `source`, `target` |
 //! | `attach` | [`Detached::attach`](crate::mount::Detached::attach) | `target` |
@@ -72,6 +73,7 @@ mod layout;
 mod layout_writer;
 mod lease;
 mod leases;
+mod make;
 mod mounts;
 mod open;
 mod orphans;

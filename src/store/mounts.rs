@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::SnapshotRow;
 use crate::mount::Mount;
+use crate::progress::Context;
 use crate::snapshot::Kind;
 use crate::span::verb;
 use crate::tree::{Access, TreeId};
@@ -28,6 +29,10 @@ impl Store {
 
     fn mounts_now(&self, key: &str) -> Result<Mount> {
         let (mut row, mut chain) = self.to_mount(key)?;
+        // A View shows its parent's tree, which may have been found damaged and imported again.
+        if self.ensure_made("mounts", row.parent.filter(|_| row.kind == Kind::View), &Context::default())? {
+            (row, chain) = self.to_mount(key)?;
+        }
         let _not_committed = if row.kind == Kind::Active && self.backend().is_frozen(row.tree)? {
             // It is being committed, or a commit of it was cut off. Whoever waited looks again.
             let held = self.locks().wait(Subject::Tree(row.tree))?;

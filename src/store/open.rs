@@ -43,7 +43,8 @@ pub enum BlobPolicy {
     #[default]
     Keep,
     /// They go. The layers stay usable; `diff` and `export` make them anew from the trees, with other digests, and say so. A list of what
-    /// each layer holds is kept, so that a full check can still judge its tree; but what it finds damaged has to be imported again.
+    /// each layer holds is kept, so that a full check can still judge its tree; but what it finds damaged has to be imported again. On the
+    /// copy backend, which of an image makes the topmost tree alone, a blob stays until the tree of its layer was asked for and is made.
     Drop,
 }
 

@@ -71,7 +71,7 @@ impl Store {
 
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on.
     pub(super) fn land_undeclared(&self, lease: LeaseId, layer: &Undeclared<'_>, cx: &Context<'_>) -> Result<(DiffId, Landed)> {
-        if self.backend().unpacks_ahead() {
+        if self.unpacks_in_place() {
             let mark = cx.mark();
             let landed = self.land_unpacked(lease, layer, cx);
             if !matches!(&landed, Ok((_, landed)) if landed.unpacked) {
@@ -90,7 +90,7 @@ impl Store {
     }
 
     fn land_unpacked(&self, lease: LeaseId, layer: &Undeclared<'_>, cx: &Context<'_>) -> Result<(DiffId, Landed)> {
-        let chain = self.chain_on(layer.parent)?;
+        let chain = self.chain_on(layer.parent, cx)?;
         let filled = Filled::over(self, lease, layer.bytes, Algorithm::default(), &chain, cx)?;
         let diff_id = filled.diff_id.clone();
         let landed = self.land_filled(lease, &layer.declare(&diff_id), Some(filled), cx)?;

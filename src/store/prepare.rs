@@ -100,7 +100,11 @@ impl Store {
         parent: Option<&Name>,
         options: &PrepareOptions,
     ) -> Result<Mount> {
-        let (parent, chain, root) = self.look_below(op, key, parent)?;
+        let (mut row, mut chain, mut root) = self.look_below(op, key, parent)?;
+        if self.ensure_made(op, row.as_ref().map(|row| row.id), &Context::default())? {
+            (row, chain, root) = self.look_below(op, key, parent)?;
+        }
+        let parent = row;
         self.check_height(op, key.as_str(), chain.len())?;
         if let Some(map) = &options.id_map {
             self.check_owners(op, &chain, &root, map)?;

@@ -13,6 +13,8 @@ use serde::Serialize;
 use super::{Store, no_snapshot};
 use crate::entry::{Attributes, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::Reader;
+use crate::progress::Context;
 use crate::snapshot::Kind;
 use crate::sys::{Root, Stat, inode};
 
@@ -84,8 +86,14 @@ impl Store {
     /// `NotFound`; `Corrupt` where it is known to be damaged; `PermissionDenied` where overlays cannot be mounted; `LimitExceeded`, `Io`.
     pub fn open_root(&self, name: &str) -> Result<OpenRoot> {
         let op = "open root";
+        let shown = |reader: &Reader<'_>| {
+            let row = reader.snapshot(name)?.ok_or_else(|| no_snapshot(op, name))?;
+            Ok((if row.kind == Kind::Committed { Some(row.id) } else { row.parent }, row))
+        };
+        let (committed, _) = shown(&self.metadata().read()?)?;
+        self.ensure_made(op, committed, &Context::default())?;
         let reader = self.metadata().read()?;
-        let row = reader.snapshot(name)?.ok_or_else(|| no_snapshot(op, name))?;
+        let (_, row) = shown(&reader)?;
         let (tree, chain) = match row.kind {
             Kind::Committed => (None, reader.chain(row.id)?),
             _ => (Some(row.tree), row.parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent))?),

@@ -4,9 +4,14 @@
 //! in kind it is unpacked again. What comes of it is what one layer after the other makes, whatever the number of threads; with one
 //! nothing is ever guessed. The lowest layer that fails gives the error.
 //!
+//! Where trees are [whole](crate::backend::Backend::is_whole), each layer that is settled moves into one tree, which is the topmost's in
+//! the end; those below it get rows without a tree, which [`make`](super::make) makes when somebody asks for it.
+//!
 //! Invariant: all layers are made durable at once, and then named in one transaction, each by a diff id and a blob that were found to be
 //! its own. Who unpacks layers holds their locks to the end, and takes them in the order of their digests, so that no two wait for each
 //! other.
+
+mod naming;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,17 +23,16 @@ use crate::content::Blob;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::{Held, Subject};
-use crate::metadata::{ImageLayer, LeaseId, NewLayer, SnapshotRow, Transaction, Unpacked};
+use crate::metadata::{ImageLayer, LeaseId, SnapshotRow, Transaction};
 use crate::parallel::Crew;
 use crate::progress::{Context, Progress, Report};
-use crate::snapshot::Labels;
 use crate::span::{verb, within};
 use crate::store::Store;
 use crate::store::early::Guessed;
 use crate::store::image::document::Reference;
 use crate::store::import::Stacked;
 use crate::store::intake::Intake;
-use crate::store::layer::{LayerBytes, check_chain, name_layer, wrong_diff_id};
+use crate::store::layer::{LayerBytes, check_chain, wrong_diff_id};
 use crate::store::layer_reader::{LayerReader, report_compression};
 use crate::store::source::Files;
 use crate::store::supply::Supply;
@@ -108,6 +112,8 @@ struct Frontier {
     /// The layer that is settled next.
     next: usize,
     chain: Vec<TreeId>,
+    /// Where trees are whole: the one into which all layers so far have moved.
+    whole: Option<TreeId>,
     landed: Vec<Landed>,
     /// Trees that have to go if the import fails.
     trees: Vec<TreeId>,
@@ -130,7 +136,7 @@ impl<'a> Stack<'a> {
             parts.push(Part { reference, diff_id, chain_id, tree: None });
         }
         let outcomes = parts.iter().map(|_| Outcome::Waiting).collect();
-        let frontier = Frontier { next: 0, chain: Vec::new(), landed: Vec::new(), trees: Vec::new() };
+        let frontier = Frontier { next: 0, chain: Vec::new(), whole: None, landed: Vec::new(), trees: Vec::new() };
         Self {
             store,
             lease,
@@ -193,12 +199,16 @@ impl<'a> Stack<'a> {
         for diff_id in missing {
             locks.push(self.store.locks().wait_unless(Subject::Layer(diff_id), &mut || self.cx.check(OP))?);
         }
+        if !locks.is_empty() {
+            self.cx.check(OP)?;
+            // Somebody else may have had them.
+            self.look()?;
+        }
+        // What the image stands on, or is, is asked for.
+        self.store.ensure_made(OP, self.below.as_ref().map(|below| below.id), self.cx)?;
         if locks.is_empty() {
             return Ok(locks);
         }
-        self.cx.check(OP)?;
-        // Somebody else may have had them.
-        self.look()?;
         let mut chain = Vec::new();
         let reader = self.store.metadata().read()?;
         if let Some(below) = &self.below {
@@ -207,7 +217,7 @@ impl<'a> Stack<'a> {
         let mut to_unpack = Vec::new();
         let mut seen = BTreeSet::new();
         for (index, part) in self.parts.iter().enumerate().skip(self.present) {
-            let is_new = reader.shareable_trees(part.diff_id, self.store.ids())?.is_empty();
+            let is_new = self.is_whole() || reader.shareable_trees(part.diff_id, self.store.ids())?.is_empty();
             if seen.insert(part.diff_id) && is_new {
                 to_unpack.push(index);
             }
@@ -226,7 +236,7 @@ impl<'a> Stack<'a> {
             trees.push(tree);
         }
         transaction.map_or(Ok(()), Transaction::commit)?;
-        *lock(&self.frontier) = Frontier { next: self.present, chain, landed: Vec::new(), trees };
+        *lock(&self.frontier) = Frontier { next: self.present, chain, whole: None, landed: Vec::new(), trees };
         Ok(locks)
     }
 
@@ -238,6 +248,10 @@ impl<'a> Stack<'a> {
             self.present = self.present.saturating_add(1);
         }
         Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.store.backend().is_whole()
     }
 
     fn missing(&self) -> impl Iterator<Item = &Part<'a>> {
@@ -433,7 +447,7 @@ impl<'a> Stack<'a> {
             }
             None => self.share(frontier, part, &chain)?,
         };
-        let landed = match landed {
+        let mut landed = match landed {
             Some(landed) => {
                 report.merge(cx.take_report());
                 landed
@@ -449,7 +463,10 @@ impl<'a> Stack<'a> {
                 again.ok_or_else(|| Error::new(ErrorKind::Unsupported, OP).because("the backend unpacked nothing"))?
             }
         };
-        if !landed.applied.empty {
+        if self.is_whole() {
+            self.merge(frontier, &mut landed, &cx)?;
+            report.merge(cx.take_report());
+        } else if !landed.applied.empty {
             frontier.chain.retain(|&tree| tree != landed.tree && !landed.applied.cut);
             frontier.chain.insert(0, landed.tree);
             check_chain(store.backend(), frontier.chain.len())?;
@@ -467,6 +484,9 @@ impl<'a> Stack<'a> {
     /// A tree of this layer that may stand on this chain: of a layer of this image, or one that is there.
     fn share(&self, frontier: &Frontier, part: &Part<'a>, chain: &[TreeId]) -> Result<Option<Landed>> {
         let store = self.store;
+        if !store.backend().shares_trees() {
+            return Ok(None);
+        }
         for (landed, of) in frontier.landed.iter().zip(self.missing()) {
             if of.diff_id == part.diff_id && store.holds_over(&landed.applied.facts, chain)? {
                 return Ok(Some(Landed { tree: landed.tree, applied: landed.applied.clone(), how: How::Shared }));
@@ -481,55 +501,6 @@ impl<'a> Stack<'a> {
         transaction.lease_tree(self.lease, row.id)?;
         transaction.commit()?;
         Ok(Some(Landed { tree: row.id, applied: row.into_applied(), how: How::Shared }))
-    }
-
-    /// Makes what came durable, and names it.
-    fn name(&self, point: SyncPoint, made: &mut Vec<ChainId>) -> Result<()> {
-        let (store, backend) = (self.store, self.store.backend());
-        let mut frontier = lock(&self.frontier);
-        if frontier.landed.is_empty() {
-            return Ok(());
-        }
-        let mut is_new = false;
-        for landed in frontier.landed.iter().filter(|landed| landed.how == How::Unpacked) {
-            match landed.applied.empty {
-                true => backend.remove(landed.tree)?,
-                false => is_new = true,
-            }
-        }
-        if is_new {
-            store.sync_if_asked(point)?;
-        }
-        for landed in frontier.landed.iter_mut().filter(|landed| landed.how == How::Unpacked && !landed.applied.empty) {
-            // File systems that allocate late know only now.
-            landed.applied.usage = backend.usage(landed.tree)?;
-        }
-        let (labels, mut new_chains) = (Labels::new(), Vec::new());
-        let transaction = store.write_durably()?;
-        let mut parent = self.below.clone();
-        for (landed, part) in frontier.landed.iter().zip(self.missing()) {
-            if landed.how == How::Unpacked {
-                let unpacked = Unpacked { diff_id: part.diff_id, ids: store.ids(), applied: &landed.applied };
-                transaction.finish_tree(landed.tree, self.lease, &unpacked)?;
-            }
-            let root = store.implied_root(parent.is_some(), landed.applied.root.as_ref())?;
-            let (parent_row, diff_id, tree) = (parent.as_ref(), part.diff_id, landed.tree);
-            let new = NewLayer { parent: parent_row, diff_id, tree, root: root.as_ref(), labels: &labels };
-            // Above one that is made anew, what was sound is there already.
-            let there = transaction.layer(&part.chain_id)?.map(|there| there.tree);
-            let snapshot = name_layer(&transaction, &new)?;
-            if there != Some(snapshot.tree) {
-                new_chains.push(part.chain_id.clone());
-            }
-            transaction.set_blob_diff_id(&part.reference.descriptor.digest, part.diff_id)?;
-            transaction.lease_snapshot(self.lease, snapshot.id)?;
-            parent = Some(snapshot);
-        }
-        transaction.commit()?;
-        made.append(&mut new_chains);
-        // They are named: nothing of them goes any more.
-        frontier.trees.clear();
-        Ok(())
     }
 }
 

@@ -85,6 +85,8 @@ pub struct SnapshotCounts {
 pub struct TreeCounts {
     /// What something committed stands on, or may.
     pub frozen: u64,
+    /// Of layers in the middle of images on the copy backend, to be made when they are asked for: they take no space.
+    pub unmade: u64,
     /// Of Active snapshots and Views.
     pub writable: u64,
     /// Layers that change nothing: they take no space.
@@ -176,7 +178,13 @@ impl Store {
             references: counts.references,
             snapshots: SnapshotCounts { committed: counts.committed, active: counts.active, view: counts.views },
             layers: counts.layers,
-            trees: TreeCounts { frozen: counts.frozen, writable: counts.writable, empty: counts.empty, building: counts.building },
+            trees: TreeCounts {
+                frozen: counts.frozen,
+                unmade: counts.unmade,
+                writable: counts.writable,
+                empty: counts.empty,
+                building: counts.building,
+            },
             tree_inodes: counts.inodes,
             blobs: counts.blobs,
             exclusive: usage.exclusive,

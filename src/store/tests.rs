@@ -22,7 +22,7 @@ use crate::digest::{ChainId, DiffId};
 use crate::error::Result;
 use crate::metadata::{LeaseId, NewLayer, SnapshotRow, Survives, Unpacked};
 use crate::snapshot::{Key, Kind, Labels, Name, Usage};
-use crate::tree::{Applied, Fact};
+use crate::tree::Applied;
 use fake::Fake;
 
 /// A store in a directory that goes with it.
@@ -104,8 +104,7 @@ impl Scratch {
         change: impl FnOnce(&mut Applied),
     ) -> SnapshotRow {
         let diff_id = diff_id(content);
-        let mut applied =
-            Applied { facts: Vec::<Fact>::new(), root: None, cut: false, empty: false, usage: Usage::new(1, content.len() as u64) };
+        let mut applied = Applied::new(Usage::new(1, content.len() as u64));
         change(&mut applied);
         let transaction = self.metadata().write_to_survive(Survives::Process).unwrap();
         let tree = transaction.allocate_tree(lease, "fake").unwrap();

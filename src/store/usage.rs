@@ -9,7 +9,8 @@ use crate::span::verb;
 
 impl Store {
     /// What a snapshot takes, without its parents. Of a Committed one it was counted once; of an Active one it is counted now, and
-    /// may be off by what is written meanwhile. A layer's tree that several snapshots share counts for each of them.
+    /// may be off by what is written meanwhile. A layer's tree that several snapshots share counts for each of them; one that is not made
+    /// yet (of the copy backend, in the middle of an image) takes nothing.
     ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;

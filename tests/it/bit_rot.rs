@@ -305,8 +305,10 @@ fn blobs_rot(backend: BackendChoice) {
         let quick = check(&store, CheckOptions::default());
         assert_eq!(quick.findings.iter().any(|finding| finding.path == *path && finding.stays()), !flipped, "{:?}", lines(&quick));
         let outcome = check(&store, CheckOptions::default().full().repair());
-        assert_eq!(outcome.findings.len(), 1, "{:?}", lines(&outcome));
-        let finding = &outcome.findings[0];
+        // Where no tree was made of the layer yet, none can be.
+        let (unmade, told): (Vec<_>, Vec<_>) = outcome.findings.iter().partition(|finding| finding.damage == Damage::NoLayer);
+        assert!(unmade.is_empty() || store.backend().name() == "copy", "{:?}", lines(&outcome));
+        let [finding] = told[..] else { panic!("{:?}", lines(&outcome)) };
         assert_eq!(finding.path, *path);
         let Remedy::Stays { hint } = &finding.remedy else { panic!("{finding}") };
         assert!(hint.contains(&format!("import {} again", finding.images[0])), "{finding}");

@@ -28,6 +28,11 @@ fn image() -> Image {
     Image::new().env("A=b").layer(base, Compression::Gzip).layer(top, Compression::Zstd)
 }
 
+/// How many layers' blobs stay until their trees are made: on the copy backend that of the lower layer.
+fn unmade(store: &Store) -> usize {
+    usize::from(store.backend().name() == "copy")
+}
+
 struct Scene {
     store: Store,
     image: Image,
@@ -108,14 +113,15 @@ fn layers_without_blobs_run_are_judged_and_go() {
         on_both(|backend| {
             let scene = Scene::new(backend);
             scene.import("app", BlobPolicy::Drop);
-            assert_eq!(scene.kept(), 0);
+            let unmade = unmade(&scene.store);
+            assert_eq!(scene.kept(), unmade);
             scene.gc();
             assert_seen(&scene.store, &scene.image);
             let outcome = scene.check();
             assert_eq!((outcome.findings.len(), outcome.compared, outcome.unproven), (0, outcome.trees, 0), "{outcome:?}");
             // Unpacked in this store, as another one would be imported beside it; nothing is made twice.
             assert_eq!(scene.import("again", BlobPolicy::Drop).unpacked, 0);
-            assert_eq!(scene.kept(), 0);
+            assert_eq!(scene.kept(), unmade);
             scene.store.untag("again").unwrap();
 
             // A byte that rots is found by the manifest alone, and nothing here can mend it.
@@ -149,7 +155,7 @@ fn an_image_without_blobs_is_exported_from_its_trees_and_says_so() {
             let imported = scene.import("app", BlobPolicy::Drop).image;
             let exported = scene.store.export("app", &scene.path("out"), &ExportOptions::default(), &Context::default()).unwrap();
             let dropped: Vec<_> = exported.remade.iter().map(|remade| remade.dropped.clone()).collect();
-            assert_eq!(dropped, imported.layers.iter().map(|layer| layer.descriptor.digest.clone()).collect::<Vec<_>>());
+            assert_eq!(dropped, digests(&imported)[unmade(&scene.store)..]);
             assert_ne!(exported.manifest.digest, imported.manifest.digest);
 
             let options = StoreOptions::new(scene.path("second")).backend(backend);
@@ -173,7 +179,8 @@ fn an_image_without_blobs_is_exported_from_its_trees_and_says_so() {
             scene.store.commit(&Name::new("app:2").unwrap(), &key, &Default::default()).unwrap();
             let exported =
                 scene.store.export("app:2", &scene.path("fourth"), &ExportOptions::default(), &Context::default()).unwrap();
-            assert_eq!((exported.layers.len(), exported.remade.len(), exported.base.as_deref()), (3, 2, Some("app")));
+            let remade = 2 - unmade(&scene.store);
+            assert_eq!((exported.layers.len(), exported.remade.len(), exported.base.as_deref()), (3, remade, Some("app")));
         });
     });
 }
@@ -187,8 +194,9 @@ fn blobs_that_another_image_keeps_stay_and_those_that_are_wanted_come_back() {
             scene.import("app", BlobPolicy::Drop);
             assert_eq!(scene.kept(), 2);
             scene.store.untag("kept").unwrap();
-            assert_eq!(scene.gc().blobs.len(), 2);
-            assert_eq!(scene.kept(), 0);
+            let unmade = unmade(&scene.store);
+            assert_eq!(scene.gc().blobs.len(), 2 - unmade);
+            assert_eq!(scene.kept(), unmade);
             scene.import("app", BlobPolicy::Keep);
             assert_eq!(scene.kept(), 2);
             let exported = scene.store.export("app", &scene.path("out"), &ExportOptions::default(), &Context::default()).unwrap();
@@ -218,14 +226,15 @@ fn a_source_may_lack_the_blobs_of_layers_that_are_here() {
             scene.gc();
             take_out(&scene.path("layout"), &first);
             let imported = scene.import("app", BlobPolicy::Keep);
-            assert_eq!((imported.unpacked, &imported.lacking), (0, &first));
+            let unmade = unmade(&scene.store);
+            assert_eq!((imported.unpacked, &imported.lacking[..]), (0, &first[unmade..]));
             scene.store.untag("first").unwrap();
             scene.gc();
             assert_seen(&scene.store, &scene.image);
             let outcome = scene.check();
             assert_eq!((outcome.findings.len(), outcome.unproven), (0, 0), "{outcome:?}");
             let exported = scene.store.export("app", &scene.path("out"), &ExportOptions::default(), &Context::default()).unwrap();
-            assert_eq!(exported.remade.len(), 2);
+            assert_eq!(exported.remade.len(), 2 - unmade);
 
             // Another image on the same layers brings its own alone.
             let larger = scene.image.clone().layer(Layer::new().dir("", 0o755).file("more", "more"), Compression::Gzip);
@@ -233,10 +242,10 @@ fn a_source_may_lack_the_blobs_of_layers_that_are_here() {
             take_out(&scene.path("larger"), &first);
             let options = ImportOptions::default().reference("app");
             let imported = scene.store.import(ImageSource::path(scene.path("larger")), &options, &Context::default()).unwrap();
-            assert_eq!((imported.unpacked, &imported.lacking), (1, &first));
+            assert_eq!((imported.unpacked, &imported.lacking[..]), (1, &first[unmade..]));
             scene.gc();
             assert_seen(&scene.store, &larger);
-            assert_eq!((scene.kept(), scene.check().findings.len()), (1, 0));
+            assert_eq!((scene.kept(), scene.check().findings.len()), (1 + unmade, 0));
         });
     });
 }

@@ -60,3 +60,5 @@ mod support;
 #[cfg(feature = "testing")]
 mod system_calls;
 mod tar_peers;
+#[cfg(feature = "testing")]
+mod unmade;

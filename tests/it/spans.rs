@@ -202,6 +202,8 @@ fn every_verb(backend: BackendChoice) {
     let view = store.view(&look, Some(&top), &Default::default()).unwrap();
     drop(view.detached().unwrap().attach(path("target")).unwrap());
     assert_eq!(plywood::mount::unmount(path("target")).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let lower = Name::from(&imported.image.layers[0].chain_id);
+    store.open_root(lower.as_str()).unwrap();
     store.update("box", &LabelUpdate::replace_all(Labels::new())).unwrap();
     store.usage("box").unwrap();
     store.changes("box", &cx, |_| Ok(())).unwrap();

@@ -38,6 +38,8 @@ enum Verb {
     /// Of an archive that comes out of a pipe.
     Pipe,
     Prepare,
+    /// On a layer whose tree the copy backend has not made yet.
+    Make,
     View,
     Mount,
     Commit,
@@ -50,11 +52,12 @@ enum Verb {
     Lease,
 }
 
-const VERBS: [Verb; 14] = [
+const VERBS: [Verb; 15] = [
     Verb::Import,
     Verb::Archive,
     Verb::Pipe,
     Verb::Prepare,
+    Verb::Make,
     Verb::View,
     Verb::Mount,
     Verb::Commit,
@@ -81,6 +84,12 @@ fn image(number: u8) -> Image {
 
 fn name_of(number: u8) -> Name {
     Name::from(&image(number).chain_id().unwrap())
+}
+
+/// The lower of its two layers.
+fn lower_of(number: u8) -> Name {
+    let lower = image(number).layers().swap_remove(0);
+    Name::from(&Image::new().layer(lower, Compression::Gzip).chain_id().unwrap())
 }
 
 fn open(directory: &Path) -> Result<Store> {
@@ -163,6 +172,7 @@ impl Verb {
                 import_from(ImageSource::reader(file), store, 2)
             }
             Self::Prepare => store.prepare(&Key::new("new")?, Some(&Name::new("kept")?), &Default::default()).map(drop),
+            Self::Make => store.prepare(&Key::new("new")?, Some(&lower_of(1)), &Default::default()).map(drop),
             Self::View => store.view(&Key::new("new")?, Some(&name_of(1)), &Default::default()).map(drop),
             Self::Mount => {
                 let mount = store.mounts("box")?.detached()?;
@@ -207,7 +217,7 @@ impl Verb {
 
     fn is_done_already(self, error: &Error) -> bool {
         match self {
-            Self::Prepare | Self::View | Self::Commit => error.kind() == ErrorKind::AlreadyExists,
+            Self::Prepare | Self::Make | Self::View | Self::Commit => error.kind() == ErrorKind::AlreadyExists,
             Self::Remove => error.kind() == ErrorKind::NotFound,
             _ => false,
         }

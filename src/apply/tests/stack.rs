@@ -7,7 +7,7 @@ use rustix::mount::MountAttrFlags;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::apply::{Form, Place, answer, apply, guess, settle};
+use crate::apply::{Form, Place, answer, apply, guess, merge, settle};
 use crate::entry::{Attributes, EntryStream};
 use crate::error::{ErrorKind, Result};
 use crate::progress::{Context, Report};
@@ -25,10 +25,10 @@ pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
 pub(super) static GUESSED: AtomicUsize = AtomicUsize::new(0);
 pub(super) static CONFIRMED: AtomicUsize = AtomicUsize::new(0);
 
-/// Both forms, as this process can mount them.
-pub(super) fn forms() -> [Form; 2] {
+/// All forms, as this process can mount them.
+pub(super) fn forms() -> [Form; 3] {
     let style = if crate::sys::namespace::is_initial() { Style::Trusted } else { Style::User };
-    [Form::Overlay { style, escapes: true }, Form::Plain { style }]
+    [Form::Overlay { style, escapes: true }, Form::Plain { style }, Form::Change { style }]
 }
 
 /// Whether layers with any owner can be applied and mounted here; says so where not.
@@ -97,16 +97,26 @@ impl Stack {
         self.chain.last().unwrap()
     }
 
-    /// Applies a layer; in overlay form also by guesses, which make the same or are found to be wrong.
+    /// Applies a layer; not in plain form also by guesses, which make the same or are found to be wrong.
     pub(super) fn apply(&mut self, layer: &Layer) -> Result<Applied> {
         let below = self.root.clone();
-        let guessed = if self.form.is_overlay() { self.guess(layer)? } else { None };
+        let guessed = if self.form.is_change() { self.guess(layer)? } else { None };
+        let before = matches!(self.form, Form::Change { .. }).then(|| self.new_whole("before"));
         let applied = self.apply_stream(&mut layer.stream()?, Ids::Exact);
         let Some((tree, guessed, reported)) = guessed else { return applied.map(|(applied, _)| applied) };
         let (applied, report) = applied.unwrap_or_else(|error| panic!("the guess was confirmed, and it is {error}\n{layer:#?}"));
         assert_eq!(reported, report, "{layer:#?}");
         // A guess may have to look again where the parent's answers did not, and then rests on less.
-        assert_eq!(Applied { facts: Vec::new(), ..guessed }, Applied { facts: Vec::new(), ..applied.clone() }, "{layer:#?}");
+        // So may what it hides be told twice, or where nothing of the parent shows.
+        let alone = |applied: &Applied| Applied { facts: Vec::new(), markers: Vec::new(), ..applied.clone() };
+        assert_eq!(alone(&guessed), alone(&applied), "{layer:#?}");
+        let tree = match before {
+            Some(before) => {
+                self.merge(&tree, &before, &guessed).unwrap();
+                before
+            }
+            None => tree,
+        };
         set_root(&Dir::open(&tree).unwrap(), applied.root.as_ref().unwrap_or(&below));
         let expected = self.read();
         let top = self.chain.pop().unwrap();
@@ -151,29 +161,53 @@ impl Stack {
         let mut fresh = || {
             tree = self.new_dir("tree");
             let scratch = self.new_dir("scratch");
-            if let (Form::Plain { .. }, Some(parent)) = (form, self.chain.last()) {
-                let done = std::process::Command::new("cp").arg("-a").arg(parent.join(".")).arg(&tree).status().unwrap();
-                assert!(done.success());
+            if let Form::Plain { .. } = form {
+                self.copy_top(&tree);
             }
             Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
         };
         let mut apply = || apply(&mut fresh, lower.as_ref(), form, layer, ids, cx);
-        let applied = if form.is_overlay() { apply() } else { beside_a_hand(cx, apply) }?;
+        let applied = if form.is_change() { apply() } else { beside_a_hand(cx, apply) }?;
         let (questions, answers): (Vec<_>, Vec<_>) =
             applied.facts.iter().map(|fact| (fact.question.clone(), fact.answer.clone())).unzip();
         assert_eq!(answer(lower.as_ref(), &questions).unwrap(), answers, "the same parent answers the same");
         assert!(questions.is_sorted());
-        if let Form::Overlay { .. } = self.form {
+        if self.form.is_change() && applied.markers.is_empty() {
             let nothing = std::fs::read_dir(&tree).unwrap().next().is_none();
             assert_eq!(applied.empty, nothing && !applied.cut);
-            if applied.cut {
-                self.chain.clear();
+        }
+        match self.form {
+            Form::Overlay { .. } if applied.cut => self.chain.clear(),
+            Form::Change { .. } => {
+                let change = tree;
+                tree = self.new_whole("whole");
+                self.merge(&change, &tree, &applied)?;
             }
+            _ => {}
         }
         self.root = applied.root.clone().unwrap_or(self.root.clone());
         set_root(&Dir::open(&tree).unwrap(), &self.root);
         self.chain.push(tree);
         Ok(applied)
+    }
+
+    fn copy_top(&self, to: &Path) {
+        if let Some(top) = self.chain.last() {
+            let done = std::process::Command::new("cp").arg("-a").arg(top.join(".")).arg(to).status().unwrap();
+            assert!(done.success());
+        }
+    }
+
+    /// A copy of the topmost tree.
+    fn new_whole(&mut self, what: &str) -> PathBuf {
+        let whole = self.new_dir(what);
+        self.copy_top(&whole);
+        whole
+    }
+
+    fn merge(&mut self, change: &Path, into: &Path, applied: &Applied) -> Result<()> {
+        let place = Place { tree: Dir::open(change)?, scratch: Dir::open(self.new_dir("scratch"))? };
+        merge(place, &Dir::open(into)?, self.form, applied, Ids::Exact, &Context::default())
     }
 
     /// The merged tree.
@@ -183,7 +217,7 @@ impl Stack {
 
     fn mount(&self, chain: &[PathBuf]) -> View {
         match self.form {
-            Form::Plain { .. } => View(Dir::open(chain.last().unwrap()).unwrap().into()),
+            Form::Plain { .. } | Form::Change { .. } => View(Dir::open(chain.last().unwrap()).unwrap().into()),
             Form::Overlay { .. } => {
                 let directory = Dir::open(self.temp.path()).unwrap();
                 let api = Api::probe(&directory);
@@ -241,7 +275,7 @@ pub(super) fn build(form: Form, layers: &[Layer]) -> Result<Tree> {
     Ok(if layers.is_empty() { Tree::new() } else { stack.read() })
 }
 
-/// Checks the layers in both forms against the model.
+/// Checks the layers in all forms against the model.
 pub(super) fn check(layers: &[Layer]) -> std::result::Result<(), String> {
     let expected = fold(layers);
     for form in forms() {
@@ -261,7 +295,7 @@ pub(super) fn check(layers: &[Layer]) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// Both forms and the model make this tree of the layers.
+/// All forms and the model make this tree of the layers.
 #[track_caller]
 pub(super) fn gives(layers: &[Layer], tree: &Tree) {
     match fold(layers) {
@@ -273,7 +307,7 @@ pub(super) fn gives(layers: &[Layer], tree: &Tree) {
     }
 }
 
-/// Both forms and the model refuse the last layer.
+/// All forms and the model refuse the last layer.
 #[track_caller]
 pub(super) fn refuses(layers: &[Layer]) {
     assert!(fold(layers).is_err());

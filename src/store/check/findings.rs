@@ -34,6 +34,8 @@ pub enum Damage {
     },
     /// A tree's directory is gone, or cannot be read at all.
     NoTree,
+    /// A tree is to be made when somebody asks for it, and no blob gives its layer.
+    NoLayer,
     /// A tree has another number of inodes than when it was frozen.
     Inodes {
         /// When it was frozen.
@@ -100,6 +102,7 @@ impl fmt::Display for Damage {
             Self::Database { detail } => write!(f, "the database is damaged: {detail}"),
             Self::Row { detail } => f.write_str(detail),
             Self::NoTree => f.write_str("the tree is missing"),
+            Self::NoLayer => f.write_str("the tree is not made yet, and no blob gives its layer"),
             Self::Inodes { expected, found } => write!(f, "the tree has {found} inodes, and was frozen with {expected}"),
             Self::Shrunk { expected, found } => write!(f, "the tree takes {found} bytes, and took {expected} when it was frozen"),
             Self::Tree(fault) => fault.fmt(f),

@@ -7,17 +7,19 @@ use std::collections::BTreeSet;
 
 use super::findings::Amendment;
 use super::structure::{is_proven, reason};
-use super::trees::{gives, is_of_stream, without_limits};
+use super::trees::{gives, is_of_stream};
 use super::{Check, OP, Remedy, Seen};
 use crate::content::Blob;
 use crate::digest::DiffId;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::lock::Subject;
-use crate::metadata::{SnapshotRow, Unpacked};
+use crate::metadata::{LeaseId, SnapshotRow, Unpacked};
 use crate::parallel::Crew;
 use crate::progress::Context;
 use crate::span::verb;
+use crate::store::layer::wrong_diff_id;
 use crate::store::layer_reader::LayerReader;
+use crate::store::make::{Built, Plan, without_limits};
 use crate::store::supply::Supply;
 use crate::tree::{Applied, Ids, TreeId};
 
@@ -99,11 +101,23 @@ impl Check<'_> {
         if hindered {
             return Ok(Err("a tree below it is damaged and could not be mended".to_owned()));
         }
+        if self.store.backend().is_whole() {
+            let verb = verb!("repair", chain_id = row.name.as_str(), tree = tree.0);
+            let build = |lease| self.build_again(lease, &row, &diff_id, ids);
+            return match verb.run(|_| self.remake(tree, &row, &diff_id, ids, build)) {
+                Ok(()) => Ok(Ok(())),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    Ok(Err(format!("{}; {}", reason(&error), self.import_again(&images))))
+                }
+                Err(error) => Err(error),
+            };
+        }
         let mut hindrance = "its blob is gone".to_owned();
         for kept in self.store.metadata().read()?.blobs_of(&diff_id)? {
             let Ok(Some(blob)) = self.store.content().blob(&kept.digest) else { continue };
             let verb = verb!("repair", chain_id = row.name.as_str(), digest = %kept.digest, tree = tree.0);
-            match verb.run(|_| self.remake(tree, &row, &diff_id, &chain, &blob, ids)) {
+            let unpack = |lease| self.unpack_again(lease, &chain, &diff_id, &blob, ids);
+            match verb.run(|_| self.remake(tree, &row, &diff_id, ids, unpack)) {
                 Ok(()) => return Ok(Ok(())),
                 // Bytes that are the layer are not what stood in the way.
                 Err(error) if !is_of_stream(&error) || gives(&blob, &diff_id, self.cx) => return Err(error),
@@ -131,7 +145,14 @@ impl Check<'_> {
 
 impl Check<'_> {
     /// Unpacks a layer once more and has everything that stands on `old` stand on that.
-    fn remake(&self, old: TreeId, row: &SnapshotRow, diff_id: &DiffId, chain: &[TreeId], blob: &Blob, ids: Ids) -> Result<()> {
+    fn remake(
+        &self,
+        old: TreeId,
+        row: &SnapshotRow,
+        diff_id: &DiffId,
+        ids: Ids,
+        fill: impl FnOnce(LeaseId) -> Result<(TreeId, Applied)>,
+    ) -> Result<()> {
         let (store, cx) = (self.store, self.cx);
         let _unpacking = store.locks().wait_unless(Subject::Layer(diff_id), &mut || cx.check(OP))?;
         let now = store.metadata().read()?.snapshot_by_id(row.id)?;
@@ -140,10 +161,8 @@ impl Check<'_> {
             return Ok(());
         }
         let lease = store.lease()?;
-        let transaction = store.metadata().write()?;
-        let new = transaction.allocate_tree(lease.id(), store.backend().name())?;
-        transaction.commit()?;
-        let named = self.unpack_again(new, chain, diff_id, blob, ids).and_then(|applied| {
+        let (new, applied) = fill(lease.id())?;
+        let named = (|| {
             if applied.empty {
                 store.backend().remove(new)?;
             } else if let Err(error) = store.backend().share(old, new, self.cx) {
@@ -157,11 +176,9 @@ impl Check<'_> {
             let gone = transaction.replace_tree(old, new)?;
             transaction.commit()?;
             Ok(gone)
-        });
-        if named.is_err()
-            && let Err(error) = store.backend().remove(new)
-        {
-            tracing::warn!(%error, tree = %new, "a tree could not be deleted; the collection will");
+        })();
+        if named.is_err() {
+            store.discard(new);
         }
         let released = lease.release();
         if named? {
@@ -170,16 +187,30 @@ impl Check<'_> {
         released
     }
 
-    fn unpack_again(&self, tree: TreeId, chain: &[TreeId], diff_id: &DiffId, blob: &Blob, ids: Ids) -> Result<Applied> {
+    fn unpack_again(&self, lease: LeaseId, chain: &[TreeId], diff_id: &DiffId, blob: &Blob, ids: Ids) -> Result<(TreeId, Applied)> {
+        let tree = self.store.new_tree(lease)?;
         let quiet = Context::new(self.cx.progress());
         let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(self.store.parallelism()));
         let mut layer = LayerReader::open(&supply, None, diff_id.0.algorithm(), without_limits(), &crew, &quiet)?;
         let applied = self.store.backend().apply(tree, chain, &mut layer, ids, &quiet)?;
         let found = layer.diff_id()?;
         if found == *diff_id {
-            return Ok(applied);
+            return Ok((tree, applied));
         }
-        let reason = format!("the uncompressed layer has the diff id {found}");
-        Err(Error::new(ErrorKind::DigestMismatch, OP).at(diff_id.to_string()).because(reason))
+        self.store.discard(tree);
+        Err(wrong_diff_id(diff_id, &found))
+    }
+
+    /// The same of a tree that holds what is below it, too.
+    fn build_again(&self, lease: LeaseId, row: &SnapshotRow, diff_id: &DiffId, ids: Ids) -> Result<(TreeId, Applied)> {
+        let quiet = Context::new(self.cx.progress());
+        let plan = Plan::of(&self.store.metadata().read()?, row.parent)?;
+        let below = plan.unmade.iter().filter_map(|row| Some((row.diff_id.as_ref()?, row.ids.unwrap_or_default())));
+        let layers: Vec<(&DiffId, Ids)> = [(diff_id, ids)].into_iter().chain(below).collect();
+        let point = self.store.sync_point()?;
+        let Built { tree, mut applied, .. } = self.store.build(lease, plan.base, &layers, &quiet)?;
+        let done = point.sync().and_then(|()| self.store.backend().usage(tree));
+        applied.usage = done.inspect_err(|_| self.store.discard(tree))?;
+        Ok((tree, applied))
     }
 }

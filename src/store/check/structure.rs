@@ -38,6 +38,7 @@ impl Check<'_> {
         self.images()?;
         self.trees(&mut seen)?;
         self.blobs(&mut seen)?;
+        self.unmade(&mut seen)?;
         self.lost()?;
         Ok(seen)
     }
@@ -138,7 +139,7 @@ impl Check<'_> {
 
     /// A tree's directory against its row; says what is damaged.
     fn tree(&self, row: &TreeRow) -> Result<Option<String>> {
-        if matches!(row.state, TreeState::Building | TreeState::Empty) {
+        if matches!(row.state, TreeState::Building | TreeState::Empty | TreeState::Unmade) {
             return Ok(None);
         }
         let usage = match self.store.backend().usage(row.id) {
@@ -169,6 +170,20 @@ impl Check<'_> {
             self.tell_of_tree(row.id, "", Damage::Shrunk { expected: row.usage.bytes, found: usage.bytes })?;
         }
         Ok(None)
+    }
+
+    /// Trees that are still to be made: each needs a blob of its layer. Whether that gives it is for a full check to find out.
+    fn unmade(&self, seen: &mut Seen) -> Result<()> {
+        let reader = self.store.metadata().read()?;
+        for (tree, row) in reader.all_trees()? {
+            let Some(diff_id) = row.ok().filter(|row| row.state == TreeState::Unmade).and_then(|row| row.diff_id) else { continue };
+            let is_there = reader.blobs_of(&diff_id)?.iter().any(|blob| !seen.damaged_blobs.contains_key(&blob.digest));
+            if !is_there && reader.tree(tree)?.is_some() {
+                seen.damaged_trees.insert(tree, Damage::NoLayer.to_string());
+                self.tell_of_tree(tree, "", Damage::NoLayer)?;
+            }
+        }
+        Ok(())
     }
 
     fn stray_trees(&self) -> Result<()> {

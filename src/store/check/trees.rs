@@ -1,7 +1,8 @@
 //! Every tree against its layer's own stream, several at once.
 //!
 //! An overlay tree rests on facts, so each is compared by itself. A copy tree is the fold of its chain's streams: the outline of a
-//! parent is kept until those of its children are made over it.
+//! parent is kept until those of its children are made over it. Of a copy tree that is not made yet there is nothing but the outline: that
+//! its blob gives it is what makes it sound.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,10 +21,10 @@ use crate::parallel::{Crew, Parallelism};
 use crate::progress::Context;
 use crate::store::layer::diff_id_of;
 use crate::store::layer_reader::LayerReader;
+use crate::store::make::without_limits;
 use crate::store::supply::Supply;
 use crate::store::tree_manifest::ManifestReader;
 use crate::store::{DiffOptions, Store};
-use crate::tar::Limits;
 use crate::tree::{Answer, Applied, Fact, Question, TreeId};
 
 /// How many paths of one tree are told one by one.
@@ -88,7 +89,9 @@ impl Check<'_> {
     /// Compares every tree for which there is something to compare it with.
     pub(super) fn compare_trees(&self, seen: &mut Seen) -> Result<()> {
         let shares = self.store.backend().shares_trees();
-        let (jobs, unproven) = self.jobs()?;
+        let (mut jobs, unproven) = self.jobs()?;
+        // There is nothing to make it of.
+        jobs.retain(|job| job.row.state != TreeState::Unmade || !seen.damaged_trees.contains_key(&job.row.id));
         let mut children: BTreeMap<TreeId, Vec<Job>> = BTreeMap::new();
         let mut first = Vec::new();
         let known: BTreeSet<TreeId> = jobs.iter().map(|job| job.row.id).collect();
@@ -186,7 +189,7 @@ impl Check<'_> {
         for (tree, row) in reader.all_trees()? {
             // A row that cannot be read was told of.
             let Ok(row) = row else { continue };
-            if row.state != TreeState::Frozen {
+            if !matches!(row.state, TreeState::Frozen | TreeState::Unmade) {
                 continue;
             }
             let standing: Vec<SnapshotRow> = match reader.snapshots_on(tree) {
@@ -219,6 +222,7 @@ impl Check<'_> {
             Ok(None)
         };
         match self.verdict(job)? {
+            Verdict::Unproven if job.row.state == TreeState::Unmade => damaged(Damage::NoLayer),
             Verdict::Unproven => {
                 lock().not_proven();
                 Ok(None)
@@ -264,7 +268,11 @@ impl Check<'_> {
                 verdict => return Ok(verdict),
             }
         }
-        self.compare_with_manifest(job)
+        match job.row.state {
+            // A list of what it holds makes no tree.
+            TreeState::Unmade => Ok(Verdict::Unproven),
+            _ => self.compare_with_manifest(job),
+        }
     }
 
     /// Of a layer whose blob was dropped there is a list.
@@ -336,7 +344,11 @@ impl Check<'_> {
                 more = more.saturating_add(1);
             }
         };
-        let applied = match backend.verify(job.row.id, reference, &mut found, &quiet) {
+        let made = match job.row.state {
+            TreeState::Unmade => backend.outline(reference, &quiet),
+            _ => backend.verify(job.row.id, reference, &mut found, &quiet),
+        };
+        let applied = match made {
             Ok(applied) => applied,
             Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Ok(Verdict::Unproven)),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(Verdict::Gone)),
@@ -413,12 +425,4 @@ fn is_of_disk(error: &Error) -> bool {
 pub(super) fn gives(blob: &Blob, diff_id: &DiffId, cx: &Context<'_>) -> bool {
     let (supply, crew) = (Supply::stored(blob.clone()), Crew::new(Parallelism::ONE));
     diff_id_of(&supply, diff_id.0.algorithm(), &without_limits(), &crew, cx).is_ok_and(|found| found == *diff_id)
-}
-
-/// It was let in already.
-pub(super) fn without_limits() -> Limits {
-    let mut limits = Limits::default();
-    (limits.entries, limits.unpacked_bytes, limits.xattr_bytes) = (u64::MAX, u64::MAX, usize::MAX);
-    (limits.sparse_segments, limits.header_bytes) = (usize::MAX, limits.header_bytes.max(1 << 24));
-    limits
 }

@@ -40,6 +40,8 @@ impl Pull {
         check_reference(ErrorKind::InvalidArgument, reference)?;
         let shared = &*self.0;
         shared.land_all(cx)?;
+        let top = shared.landing().parent.as_ref().map(|top| top.id);
+        shared.store.ensure_made(OP, top, cx)?;
         let (image, lacking) = shared.name(reference, cx)?;
         let (unpacked, brought, report) = {
             let mut landing = shared.landing();

@@ -65,7 +65,7 @@ impl Shared {
     }
 
     /// The chain that a layer stands on, where it stands by now.
-    fn chain_below(&self, index: usize) -> Result<Option<Vec<TreeId>>> {
+    fn chain_below(&self, index: usize, cx: &Context<'_>) -> Result<Option<Vec<TreeId>>> {
         let parent = {
             let landing = self.landing();
             if landing.next != index || landing.is_busy {
@@ -73,7 +73,7 @@ impl Shared {
             }
             landing.parent.clone()
         };
-        self.store.chain_on(parent.as_ref()).map(Some)
+        self.store.chain_on(parent.as_ref(), cx).map(Some)
     }
 
     /// Whether the layer is to be unpacked before it is its turn.
@@ -103,7 +103,7 @@ impl Shared {
         let media_type = Some(&part.reference.descriptor.media_type).filter(|_| !is_plain);
         let bytes = LayerBytes { supply, crew: &self.crew, media_type, limits: &self.limits };
         let (lease, algorithm) = (self.lease()?, part.diff_id.0.algorithm());
-        let filled = match self.chain_below(index)? {
+        let filled = match self.chain_below(index, &cx)? {
             Some(chain) => Filled::over(&self.store, lease, &bytes, algorithm, &chain, &cx).map(Some),
             None => Filled::ahead(&self.store, lease, &bytes, algorithm, &cx),
         };
@@ -190,7 +190,7 @@ impl Shared {
         let layer = Incoming { bytes: &bytes, diff_id: &part.diff_id, parent, is_proven: false, labels: &labels };
         let filled = match unpacked {
             Some(Unpacked { filled, report }) if filled.diff_id == part.diff_id => {
-                let filled = filled.settle(&store.chain_on(parent)?, &cx)?;
+                let filled = filled.settle(&store.chain_on(parent, &cx)?, &cx)?;
                 if filled.is_some() {
                     cx.absorb(report);
                 } else {

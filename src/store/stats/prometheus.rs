@@ -52,6 +52,7 @@ impl Stats {
             "Trees by state.",
             &[
                 (&[("state", "frozen")], self.trees.frozen),
+                (&[("state", "unmade")], self.trees.unmade),
                 (&[("state", "writable")], self.trees.writable),
                 (&[("state", "empty")], self.trees.empty),
                 (&[("state", "building")], self.trees.building),

@@ -116,7 +116,7 @@ fn a_store_of_a_later_format_is_refused_with_both_numbers() {
     drop(connection);
     let error = open(&directory, &fake).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IncompatibleFormat);
-    assert_eq!(error.reason(), Some("the store has format 7, this version of plywood knows formats up to 2"));
+    assert_eq!(error.reason(), Some("the store has format 7, this version of plywood knows formats up to 3"));
     assert!(directory.path().join("store/plywood.db").exists(), "and left alone");
 }
 

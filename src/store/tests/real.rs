@@ -238,7 +238,7 @@ fn a_long_chain_mounts_and_one_that_is_too_long_is_refused_at_prepare() {
             let fs = real.store.root().join(format!("trees/{}/fs", tree.get()));
             fs::create_dir_all(&fs).unwrap();
             fs::write(fs.join(number.to_string()), "").unwrap();
-            let applied = Applied { facts: Vec::new(), root: None, cut: false, empty: false, usage: Usage::new(1, 0) };
+            let applied = Applied::new(Usage::new(1, 0));
             let name = std::cell::RefCell::new(String::new());
             transaction(&|transaction| {
                 let unpacked = Unpacked { diff_id: &diff_id, ids: Ids::Exact, applied: &applied };

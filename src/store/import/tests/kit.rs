@@ -55,7 +55,9 @@ impl Backend for Drain {
         }
         *self.applied.lock().unwrap() += 1;
         self.trees.lock().unwrap().insert(tree);
-        Ok(Applied { facts: Vec::new(), root: None, cut: false, empty, usage: Usage::new(1, 512) })
+        let mut applied = Applied::new(Usage::new(1, 512));
+        applied.empty = empty;
+        Ok(applied)
     }
 
     fn answer(&self, _: &[TreeId], _: &[Question]) -> Result<Vec<Answer>> {
