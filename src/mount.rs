@@ -31,13 +31,14 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
+use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::span::verb;
 use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::mapped::{as_owner, clone_mapped, with_mapped};
 use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
-use crate::sys::{Dir, Root};
+use crate::sys::{Dir, Root, inode, xattr};
 use crate::tree::Access;
 use crate::whiteout::XattrStyle;
 
@@ -127,6 +128,8 @@ pub struct Mount {
     what: What,
     options: MountOptions,
     id_map: Option<IdMap>,
+    /// What the root directory is, where no directory of the base says it.
+    root: Option<Attributes>,
     api: Option<Api>,
 }
 
@@ -143,28 +146,61 @@ impl Mount {
     /// `LimitExceeded` for more than [`LOWERS_MAX`] lower directories. `InvalidArgument` for what overlayfs does not take: no lower
     /// directory, a single one without an upper, the same one twice.
     pub fn overlay(base: Base, style: XattrStyle, lowers: Vec<EntryPath>, upper: Option<Upper>) -> Result<Self> {
-        let refuse = |kind, reason: String| Err(Error::new(kind, "mount overlay").at(base.path()).because(reason));
+        let mount = Self {
+            base,
+            what: What::Overlay { style, lowers, upper },
+            options: MountOptions::new(),
+            id_map: None,
+            root: None,
+            api: None,
+        };
+        mount.check_lowers()?;
+        Ok(mount)
+    }
+
+    fn check_lowers(&self) -> Result<()> {
+        let What::Overlay { lowers, upper, .. } = &self.what else { return Ok(()) };
+        let refuse = |kind, reason: String| Err(Error::new(kind, "mount overlay").at(self.base.path()).because(reason));
+        let own = usize::from(self.root.is_some());
         let least = if upper.is_some() { 1 } else { 2 };
-        if lowers.len() < least {
-            return refuse(
-                ErrorKind::InvalidArgument,
-                format!("overlayfs needs {least} lower directories here, not {}", lowers.len()),
-            );
+        let count = lowers.len().saturating_add(own);
+        if count < least && own == 0 {
+            return refuse(ErrorKind::InvalidArgument, format!("overlayfs needs {least} lower directories here, not {count}"));
         }
-        if lowers.len() > LOWERS_MAX {
-            let reason = format!("the overlay has {} lower directories, and the kernel takes {LOWERS_MAX}", lowers.len());
-            return refuse(ErrorKind::LimitExceeded, reason);
+        if count > LOWERS_MAX {
+            return refuse(
+                ErrorKind::LimitExceeded,
+                format!("the overlay has {count} lower directories, and the kernel takes {LOWERS_MAX}"),
+            );
         }
         let mut seen = HashSet::with_capacity(lowers.len());
         if let Some(twice) = lowers.iter().find(|lower| !seen.insert(*lower)) {
             return refuse(ErrorKind::InvalidArgument, format!("the lower directory {twice} stands there twice"));
         }
-        Ok(Self { base, what: What::Overlay { style, lowers, upper }, options: MountOptions::new(), id_map: None, api: None })
+        Ok(())
+    }
+
+    /// A read-only overlay of these directories, the topmost first, below a root directory with these attributes that is in memory. That
+    /// takes Linux 6.15, and a process that attaches it itself.
+    ///
+    /// # Errors
+    /// `LimitExceeded` for as many lower directories as [`LOWERS_MAX`]; `InvalidArgument` for the same one twice.
+    pub(crate) fn overlay_with_root(base: Base, style: XattrStyle, lowers: Vec<EntryPath>, root: Attributes) -> Result<Self> {
+        let mount = Self {
+            base,
+            what: What::Overlay { style, lowers, upper: None },
+            options: MountOptions::new(),
+            id_map: None,
+            root: Some(root),
+            api: None,
+        };
+        mount.check_lowers()?;
+        Ok(mount)
     }
 
     /// A second view of one directory.
     pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
-        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), id_map: None, api: None }
+        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), id_map: None, root: None, api: None }
     }
 
     /// The same with these options, instead of those that it had. Where they have no id map, it keeps its own.
@@ -383,11 +419,23 @@ impl Mount {
         api: Api,
         (style, lowers, upper): (XattrStyle, &[EntryPath], Option<&Upper>),
     ) -> Result<OwnedFd> {
+        if self.root.is_some() && api != Api::Descriptors {
+            return Err(Error::new(ErrorKind::Unsupported, "mount")
+                .at(self.base.path())
+                .because("overlayfs takes no directory in memory as a layer before Linux 6.15")
+                .with_hint("make a view, in a store that can be written"));
+        }
         if api == Api::Legacy {
             let data = self.page(style, lowers, upper);
             return legacy::detached(base, legacy::Options { data: &data, flags: self.ms_flags() });
         }
         let fs = FsContext::open("overlay", api)?;
+        // Held until the overlay is made: they go with their descriptors. The second is there where overlayfs would have but one layer.
+        let count = if lowers.is_empty() { 2 } else { 1 };
+        let roots = self.root.iter().cycle().take(count).map(|root| root_in_memory(root, style)).collect::<Result<Vec<_>>>()?;
+        for root in &roots {
+            fs.set_directory("lowerdir+", root.as_fd())?;
+        }
         self.describe_layers(&fs, base, (style, lowers), upper.map(|upper| (&upper.upper, &upper.work)))?;
         for (key, value) in ALWAYS {
             fs.set_string(key, value)?;
@@ -491,6 +539,26 @@ impl Mount {
         };
         name.map_or_else(|| self.base.path().to_owned(), |name| self.base.path().join(name))
     }
+}
+
+/// A directory with these attributes, on a file system in memory that is mounted nowhere and goes with whoever uses it.
+fn root_in_memory(attributes: &Attributes, style: XattrStyle) -> Result<OwnedFd> {
+    let fs = FsContext::open("tmpfs", Api::Descriptors)?;
+    for (key, value) in [("mode", "0755"), ("size", "64k"), ("nr_inodes", "8")] {
+        fs.set_string(key, value)?;
+    }
+    let mount = fs.mount(MountAttrFlags::empty())?;
+    let dir = Root::from_fd(mount.try_clone().map_err(|error| Error::io("dup", error))?).dir()?;
+    inode::set_owner(&dir, attributes.uid, attributes.gid)?;
+    inode::set_mode(&dir, attributes.mode)?;
+    // ACLs and capabilities last: they follow from the owner and change the mode.
+    let is_last = |name: &[u8]| name.starts_with(b"system.") || name == b"security.capability";
+    let (last, first): (Vec<_>, Vec<_>) = attributes.xattrs.iter().partition(|(name, _)| is_last(name));
+    for (name, value) in first.into_iter().chain(last) {
+        xattr::set(&dir, &style.escape(name), value)?;
+    }
+    inode::set_times(&dir, attributes.mtime, attributes.mtime)?;
+    Ok(mount)
 }
 
 #[cfg(test)]

@@ -328,6 +328,18 @@ impl Backend for Copy {
         Ok(Mount::bind(self.base.clone(), source, access))
     }
 
+    fn mount_frozen(&self, chain: &[TreeId], root: &Attributes) -> Result<Mount> {
+        let refuse = |reason| {
+            let error = Error::new(ErrorKind::Unsupported, "mount").at(self.base.path()).because(reason);
+            Err(error.with_hint("make a view: that has a root directory of its own"))
+        };
+        let Some(&top) = chain.first() else { return refuse("there is no directory of a snapshot without layers") };
+        if seen::read(self.fs(top)?, seen::Form::Plain)?.attributes != *root {
+            return refuse("the root directory's attributes are not those of a directory that is there");
+        }
+        Ok(Mount::bind(self.base.clone(), Self::place(top, FS)?, Access::ReadOnly))
+    }
+
     fn commit(&self, tree: TreeId) -> Result<Frozen> {
         let point = SyncPoint::before_writes(self.trees()?)?;
         // Held to the end: nobody mounts it while it is frozen.

@@ -226,6 +226,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `LimitExceeded` where the chain is longer than [`longest_chain`](Self::longest_chain).
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount>;
 
+    /// What to mount, read-only, for a chain itself, whose root has these attributes. Nothing is made in the store.
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend that cannot; `LimitExceeded` where the chain is longer than [`longest_chain`](Self::longest_chain).
+    fn mount_frozen(&self, _chain: &[TreeId], _root: &Attributes) -> Result<Mount> {
+        Err(Error::new(ErrorKind::Unsupported, "mount")
+            .because(format!("the {} backend mounts active snapshots and views alone", self.name())))
+    }
+
     /// Freezes a writable tree: durable when it returns, and the same when it is called again.
     ///
     /// # Errors

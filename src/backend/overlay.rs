@@ -144,15 +144,22 @@ impl Overlay {
             .with_hint("merge some of its layers into one, or use a store with the copy backend"))
     }
 
+    /// One tree alone, to be read.
+    fn alone(&self, tree: TreeId) -> Result<Mount> {
+        match self.ensure_empty_tree() {
+            Ok(()) => self.overlay(&[tree, TreeId::EMPTY], None),
+            // It is missing, and the store cannot be written.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => self.mount_frozen(&[tree], &Attributes::implied()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What a container would see of a chain.
     fn view(&self, chain: &[TreeId]) -> Result<Option<Root>> {
         self.check_length(chain)?;
         let mount = match chain {
             [] => return Ok(None),
-            [single] => {
-                self.ensure_empty_tree()?;
-                self.overlay(&[*single, TreeId::EMPTY], None)?
-            }
+            [single] => self.alone(*single)?,
             many => self.overlay(many, None)?,
         };
         Ok(Some(Root::from_fd(mount.detached()?.into_fd())))
@@ -328,16 +335,13 @@ impl Backend for Overlay {
             self.refuse_torn(tree, &self.tree(tree)?)?;
         }
         // A writable tree is one more layer here, so that it can be looked at while it is mounted elsewhere.
-        let mut lowers: Vec<TreeId> = tree.into_iter().chain(chain.iter().copied()).collect();
-        match lowers.len() {
-            0 => return Ok(None),
-            1 => {
-                self.ensure_empty_tree()?;
-                lowers.push(TreeId::EMPTY);
-            }
-            _ => {}
-        }
-        Ok(Some(self.overlay(&lowers, None)?.detached()?.into_fd()))
+        let lowers: Vec<TreeId> = tree.into_iter().chain(chain.iter().copied()).collect();
+        let mount = match lowers.as_slice() {
+            [] => return Ok(None),
+            [single] => self.alone(*single)?,
+            many => self.overlay(many, None)?,
+        };
+        Ok(Some(mount.detached()?.into_fd()))
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {
@@ -347,6 +351,13 @@ impl Backend for Overlay {
             Access::ReadWrite => self.overlay(below, Some(tree)),
             Access::ReadOnly => self.overlay(&[&[tree], below].concat(), None),
         }
+    }
+
+    fn mount_frozen(&self, chain: &[TreeId], root: &Attributes) -> Result<Mount> {
+        self.check_length(chain)?;
+        let lowers = chain.iter().map(|&tree| path(tree, FS)).collect::<Result<_>>()?;
+        let (style, root) = (self.style, root.clone());
+        Ok(Mount::overlay_with_root(self.base.clone(), style, lowers, root)?.with_api(self.api()))
     }
 
     fn commit(&self, tree: TreeId) -> Result<Frozen> {

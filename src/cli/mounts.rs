@@ -10,6 +10,7 @@ use super::session::Session;
 use super::unshare::quoted;
 use crate::error::Result;
 use crate::mount::{self, Mount};
+use crate::snapshot::Kind;
 
 /// `mounts KEY`: the command line of mount(8), or the mount as data for a runtime.
 pub(super) fn mounts(session: &Session<'_>, key: &str, how: &How) -> Result<(), Failure> {
@@ -47,7 +48,10 @@ pub(super) fn mounts(session: &Session<'_>, key: &str, how: &How) -> Result<(), 
 /// `mount KEY TARGET`
 pub(super) fn mount(session: &Session<'_>, key: &str, target: &Path, how: &How) -> Result<(), Failure> {
     let name = session.store.resolve(key)?;
-    attach(session.store.mounts(name.as_str())?, target, how)?;
+    // No view can be made there.
+    let is_bare = session.store.read_only_reason().is_some() && session.store.stat(name.as_str())?.kind == Kind::Committed;
+    let mount = if is_bare { session.store.mount_committed(name.as_str())? } else { session.store.mounts(name.as_str())? };
+    attach(mount, target, how)?;
     session.output.result(&json!({ "key": name, "mounted": target.to_string_lossy() }), "")
 }
 

@@ -4,6 +4,7 @@
 //! lose rows when one runs beside a writer); and no connection is used, or closed, by another process than the one that opened it.
 //! A lent connection is the borrower's alone. What is asked of it is left to `transaction`.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,7 +43,21 @@ pub(super) fn failed(op: &'static str, error: rusqlite::Error) -> Error {
 pub(super) struct Pool {
     path: PathBuf,
     root: Dir,
+    way: Way,
     state: Mutex<State>,
+}
+
+/// How the database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To be written, beside other processes.
+    Write,
+    /// To be read, beside others who may write: with their log, and the index of it that they share.
+    Read,
+    /// To be read where nobody writes and there is a log without an index: each connection makes its own in memory, and takes no lock.
+    ReadLog,
+    /// To be read where nobody writes and there is no log: SQLite looks at nothing but the database itself.
+    ReadImmutable,
 }
 
 #[derive(Debug)]
@@ -72,9 +87,9 @@ pub(super) struct Lent<'pool> {
 
 impl Pool {
     /// Connections to the database at `path`, which is in `root` and exists.
-    pub(super) fn new(root: Dir, path: PathBuf) -> Self {
+    pub(super) fn new(root: Dir, path: PathBuf, way: Way) -> Self {
         let state = State { pid: std::process::id(), idle: Vec::new(), lent: 0, files: Vec::new() };
-        Self { path, root, state: Mutex::new(state) }
+        Self { path, root, way, state: Mutex::new(state) }
     }
 
     pub(super) fn root(&self) -> &Dir {
@@ -87,7 +102,7 @@ impl Pool {
         self.notice_fork(&mut state)?;
         let connection = match state.idle.pop() {
             Some(connection) => connection,
-            None => connect(&self.path)?,
+            None => connect(&self.path, self.way)?,
         };
         state.lent = state.lent.saturating_add(1);
         Ok(Lent { pool: self, connection: Some(connection), broken: false, pid: state.pid })
@@ -125,7 +140,11 @@ impl Pool {
         }
         if !state.files.is_empty() {
             for (name, bytes) in [(super::DATABASE, LockBytes::SQLITE_SHARED), (super::LOG_INDEX, LockBytes::SQLITE_OPEN)] {
-                let file = self.root.open_file_rw(name.as_bytes())?;
+                let file = match self.way {
+                    Way::Write => self.root.open_file_rw(name.as_bytes())?,
+                    Way::Read => self.root.open_file(name.as_bytes())?,
+                    Way::ReadLog | Way::ReadImmutable => break,
+                };
                 posix_lock::share(&file, bytes)?;
                 std::mem::forget(file);
             }
@@ -201,11 +220,21 @@ impl Drop for Lent<'_> {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+fn connect(path: &Path, way: Way) -> Result<Connection> {
     let op = "open metadata";
     // The file is there already, with a mode that no umask touched. SQLITE_OPEN_NO_MUTEX: a connection has one user at a time.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|error| failed(op, error))?;
+    let access = if way == Way::Write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = match way {
+        Way::Write | Way::Read => Connection::open_with_flags(path, flags),
+        Way::ReadLog => Connection::open_with_flags_and_vfs(path, flags, c"unix-none"),
+        Way::ReadImmutable => Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI),
+    };
+    let connection = opened.map_err(|error| failed(op, error))?;
+    if way == Way::ReadLog {
+        // Else SQLite wants the index in a file.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(|error| failed(op, error))?;
+    }
     connection.busy_timeout(RECOVERY_TIMEOUT).map_err(|error| failed(op, error))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(|error| failed(op, error))?;
     connection
@@ -215,4 +244,12 @@ fn connect(path: &Path) -> Result<Connection> {
         .map_err(|error| failed(op, error))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// The URI of a file that nobody changes (sqlite.org, "URI Filenames").
+fn immutable(path: &Path) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(byte);
+    let encode = |byte: &u8| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    let path: String = path.as_os_str().as_bytes().iter().map(encode).collect();
+    format!("file:{path}?immutable=1")
 }

@@ -38,10 +38,11 @@ use std::path::Path;
 
 use crate::entry::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::read_only::ReadOnly;
 use crate::sys::turn::Turn;
 use crate::sys::{Dir, FileType, inode};
 
-use connection::Pool;
+use connection::{Pool, Way};
 
 pub(crate) use blobs::{BlobRow, TREE_MANIFEST};
 pub(crate) use damage::Hit;
@@ -66,6 +67,8 @@ const QUEUE: &[u8] = b"writers";
 pub(crate) struct Metadata {
     pool: Pool,
     locks: Dir,
+    /// Why nothing can be written.
+    read_only: Option<ReadOnly>,
 }
 
 impl Metadata {
@@ -75,7 +78,7 @@ impl Metadata {
     /// # Errors
     /// `PermissionDenied`, `NoSpace`, `Io`.
     pub(crate) fn open(root: Dir, path: &Path, locks: Dir) -> Result<Self> {
-        let metadata = Self { pool: Pool::new(root, path.join(DATABASE)), locks };
+        let metadata = Self { pool: Pool::new(root, path.join(DATABASE), Way::Write), locks, read_only: None };
         match metadata.locks.create_file(QUEUE, 0o600) {
             Ok(file) => inode::set_mode(&file, 0o600)?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -84,6 +87,45 @@ impl Metadata {
         metadata.create_database()?;
         metadata.create_log_index()?;
         Ok(metadata)
+    }
+
+    /// Opens a database that cannot be written. What the log holds that was not copied back counts; where others write to the store, through
+    /// another mount or as another user, their locks are heeded. (SQLite's `immutable` alone would do neither.)
+    ///
+    /// # Errors
+    /// `PermissionDenied` where the log or its index is missing while others may write: whoever can opens the store once. `Io`.
+    pub(crate) fn open_read_only(root: Dir, path: &Path, locks: Dir, read_only: ReadOnly) -> Result<Self> {
+        let log = root.stat(LOG.as_bytes())?;
+        let has_index = root.stat(LOG_INDEX.as_bytes())?.is_some();
+        let way = match &log {
+            Some(_) if has_index => Way::Read,
+            Some(log) if log.size > 0 && read_only.frozen => Way::ReadLog,
+            _ if read_only.frozen => Way::ReadImmutable,
+            _ => {
+                return Err(Error::new(ErrorKind::PermissionDenied, "open store")
+                    .at(path)
+                    .because(format!("the log of its database is not there and cannot be made: {}", read_only.reason))
+                    .with_hint("open it once as somebody who can write to it"));
+            }
+        };
+        Ok(Self { pool: Pool::new(root, path.join(DATABASE), way), locks, read_only: Some(read_only) })
+    }
+
+    /// Why nothing can be written; `None` where it can.
+    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
+        self.read_only
+    }
+
+    /// Refuses to write to a store that cannot be written.
+    ///
+    /// # Errors
+    /// `PermissionDenied`.
+    pub(crate) fn refuse_read_only(&self, op: &'static str) -> Result<()> {
+        let Some(read_only) = self.read_only else { return Ok(()) };
+        Err(Error::new(ErrorKind::PermissionDenied, op).because(format!("the store is read-only: {}", read_only.reason)).with_hint(
+            "what is committed can be read, diffed, exported and mounted (`Store::mount_committed`); what changes the store needs it \
+             writable",
+        ))
     }
 
     /// Makes the empty file. Never by opening it: closing any descriptor of the database drops the locks that another `Store` of this
@@ -129,6 +171,7 @@ impl Metadata {
 
     /// Waits for this process's or thread's turn to write.
     fn queue(&self) -> Result<Turn> {
+        self.refuse_read_only("write metadata")?;
         // A description of its own for each wait: threads queue as processes do, and a forked child shares none.
         Turn::wait(self.locks.open_file_rw(QUEUE)?.into())
     }

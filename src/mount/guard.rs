@@ -126,7 +126,7 @@ pub(super) fn open_target_at(root: BorrowedFd<'_>, target: &Path) -> Result<Owne
 
 /// Makes a mount and attaches it. Old kernels do both in one call.
 pub(super) fn attach(mount: &Mount, fd: &OwnedFd, target: &Path) -> Result<Mounted> {
-    if mount.api() != Api::Legacy || mount.id_map.is_some() {
+    if mount.api() != Api::Legacy || mount.id_map.is_some() || mount.root.is_some() {
         return mount.make()?.attach_to(fd, target);
     }
     let claim = mount.claim()?;

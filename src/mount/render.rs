@@ -55,13 +55,15 @@ impl Mount {
     }
 
     /// What `mount(2)` cannot do.
-    fn refuse_id_map(&self) -> Result<()> {
-        if self.id_map.is_none() {
-            return Ok(());
-        }
+    fn refuse_unsayable(&self) -> Result<()> {
+        let reason = match (&self.id_map, &self.root) {
+            (None, None) => return Ok(()),
+            (Some(_), _) => "mount(2) has no id maps: whoever mounted it so would see and leave unmapped owners",
+            (None, Some(_)) => "its root directory is in memory, and mount(2) cannot be told to make it",
+        };
         Err(Error::new(ErrorKind::Unsupported, "render mount")
             .at(self.base.path())
-            .because("mount(2) has no id maps: whoever mounted it so would see and leave unmapped owners")
+            .because(reason)
             .with_hint("attach it through plywood, or give the client the detached mount"))
     }
 
@@ -70,7 +72,7 @@ impl Mount {
     /// # Errors
     /// `InvalidArgument` where the store's path is not UTF-8; `Unsupported` with an id map. It can be [attached](Self::attach) all the same.
     pub fn options(&self) -> Result<Vec<String>> {
-        self.refuse_id_map()?;
+        self.refuse_unsayable()?;
         let base = self.base.path();
         if base.to_str().is_none() {
             return Err(Error::new(ErrorKind::InvalidArgument, "render mount").at(base).because("the path is not UTF-8"));
@@ -85,7 +87,7 @@ impl Mount {
     /// # Errors
     /// `InvalidArgument` where a name is not UTF-8, which those of a store always are; `Unsupported` with an id map.
     pub fn relative_options(&self) -> Result<Vec<String>> {
-        self.refuse_id_map()?;
+        self.refuse_unsayable()?;
         self.note_volatile()?;
         self.render(|name| escape(name.as_bytes()))
     }
@@ -96,7 +98,7 @@ impl Mount {
     /// `LimitExceeded` with the figure: the kernel would cut the options off *without an error* and mount only some of the layers.
     /// `Unsupported` with an id map.
     pub fn to_mount2(&self) -> Result<Mount2> {
-        self.refuse_id_map()?;
+        self.refuse_unsayable()?;
         let mut flags = self.ms_flags();
         let What::Overlay { .. } = self.what else {
             flags |= MsFlags::MS_BIND;

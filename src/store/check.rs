@@ -89,6 +89,9 @@ impl Store {
     /// A tree is mended by a new one that is unpacked from its layer's blob and takes its place: what a running container has mounted
     /// never changes, and stays for as long as its key is there. What no blob covers stays as it is.
     ///
+    /// In a store that [cannot be written](Self::read_only_reason) a full check hashes the blobs; its trees, which are compared with a tree
+    /// that is made for it, are counted as not compared. What is found is told and not remembered.
+    ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;
     /// use plywood::store::CheckOptions;
@@ -110,6 +113,9 @@ impl Store {
     }
 
     fn check_now(&self, options: &CheckOptions, cx: &Context<'_>) -> Result<CheckOutcome> {
+        if options.repair {
+            self.refuse_read_only(OP)?;
+        }
         let lease = self.with_reserve(|| self.lease())?;
         let check = Check { store: self, options, cx, lease: &lease, outcome: Mutex::default() };
         let done = check.run();
@@ -147,8 +153,15 @@ impl Check<'_> {
         Ok(())
     }
 
+    fn is_read_only(&self) -> bool {
+        self.store.read_only_reason().is_some()
+    }
+
     /// Leases all there is to look at, a few rows at a time.
     fn keep_all(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let (trees, blobs) = {
             let reader = self.store.metadata().read()?;
             let trees: Vec<TreeId> = reader.all_trees()?.into_iter().map(|(tree, _)| tree).collect();
@@ -169,6 +182,9 @@ impl Check<'_> {
 
     /// Writes down what is damaged, and what was thought to be and is whole.
     fn remember(&self, seen: &Seen) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let known = {
             let reader = self.store.metadata().read()?;
             (reader.damaged_trees()?, reader.damaged_blobs()?)

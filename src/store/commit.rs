@@ -72,6 +72,7 @@ impl Store {
     }
 
     fn commit_in(&self, span: &Span, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
+        self.refuse_read_only("commit")?;
         let tree = {
             let reader = self.metadata().read()?;
             if reader.snapshot(name.as_str())?.is_some() {

@@ -145,7 +145,8 @@ impl Store {
         };
         let diff_id = DiffId(diff_id);
         let is_canonical = options.clamp_mtime.is_none() && options.algorithm == Algorithm::default();
-        if row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical {
+        let is_news = row.kind == Kind::Committed && row.diff_id.is_none() && is_canonical;
+        if is_news && self.read_only_reason().is_none() {
             let remembered = (|| {
                 let transaction = self.metadata().write()?;
                 transaction.set_diff_id(row.id, &diff_id)?;

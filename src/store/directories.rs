@@ -12,6 +12,7 @@ use super::reserve::RESERVE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::DATABASE;
 use crate::sys::flock::{Flock, Sharing};
+use crate::sys::read_only::{ReadOnly, read_only};
 use crate::sys::{Dir, inode, xattr};
 
 pub(super) const TREES: &str = "trees";
@@ -35,6 +36,8 @@ const KNOWN: [&[u8]; 10] = [
 /// A store's root directory, held and locked while the store is opened.
 pub(super) struct Home {
     pub(super) root: Dir,
+    /// Why nothing can be written, where there is a store already.
+    pub(super) read_only: Option<ReadOnly>,
     /// Nobody else has it open meanwhile.
     pub(super) alone: bool,
     /// The directories on the way that were made now, the lowest last.
@@ -48,7 +51,10 @@ impl Home {
     pub(super) fn open(path: &Path, sharing: Sharing) -> Result<Self> {
         let mut made = Vec::new();
         match open_locked(path, sharing, &mut made) {
-            Ok((root, lock, alone)) => Ok(Self { root, alone, made, _lock: lock }),
+            Ok((root, lock, alone)) => {
+                let read_only = if alone { None } else { read_only(&root)? };
+                Ok(Self { root, read_only, alone, made, _lock: lock })
+            }
             Err(error) => {
                 take_back(&mut made);
                 Err(error)
@@ -154,7 +160,10 @@ fn open_locked(path: &Path, sharing: Sharing, made: &mut Vec<(Dir, Vec<u8>)>) ->
         }
         match (root.stat(DATABASE.as_bytes())?, sharing) {
             (Some(_), _) => {
-                check_owner(held.uid, path)?;
+                // Who only looks harms nobody.
+                if sharing == Sharing::Exclusive || read_only(&root)?.is_none() {
+                    check_owner(held.uid, path)?;
+                }
                 return Ok((root, lock, sharing == Sharing::Exclusive));
             }
             (None, Sharing::Shared) => sharing = Sharing::Exclusive,

@@ -353,6 +353,11 @@ impl Store {
 
     /// Keeps what is read from here on.
     fn keep(&self, lease: LeaseId, image: Option<&ImageRow>, snapshot: Option<&SnapshotRow>) -> Result<()> {
+        if self.read_only_reason().is_some() {
+            // Nothing can be kept. What somebody else collects meanwhile is missing when it is read.
+            let reader = self.metadata().read()?;
+            return image.map_or(Ok(()), |image| reader.refuse_damaged_blobs(OP, &image.reference, &image.blobs));
+        }
         let gone = |what: &str| Error::new(ErrorKind::NotFound, OP).at(what).because("it was removed meanwhile");
         let transaction = self.metadata().write()?;
         if let Some(image) = image {

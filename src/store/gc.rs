@@ -121,6 +121,7 @@ impl Store {
             tree_bytes = Empty
         );
         verb.run(|span| {
+            self.refuse_read_only("gc")?;
             let outcome = self.with_reserve(|| self.collect(options, cx))?;
             self.keep_reserve();
             span.record("snapshots", outcome.snapshots.len());
@@ -193,6 +194,7 @@ impl Store {
     /// `Cancelled`, `Io`.
     pub fn empty_trash(&self, cx: &Context<'_>) -> Result<u64> {
         verb!("empty trash", trees = Empty, tree_bytes = Empty).run(|span| {
+            self.refuse_read_only("empty trash")?;
             let _collection = self.locks().wait_unless(Subject::Collection, &mut || cx.check("empty trash"))?;
             let (trees, bytes) = self.with_reserve(|| self.delete_trash(cx))?;
             self.keep_reserve();

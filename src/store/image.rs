@@ -126,6 +126,7 @@ impl Store {
     /// ```
     pub fn tag(&self, reference: &str, new: &str) -> Result<()> {
         verb!("tag", reference = reference, new = new).run(|_| {
+            self.refuse_read_only("tag")?;
             check_reference(ErrorKind::InvalidArgument, new)?;
             let transaction = self.metadata().write()?;
             transaction.tag_image(reference, new)?;
@@ -149,6 +150,7 @@ impl Store {
     }
 
     fn untag_now(&self, reference: &str) -> Result<()> {
+        self.refuse_read_only("untag")?;
         self.with_reserve(|| {
             let transaction = self.metadata().write()?;
             if !transaction.remove_image(reference)? {

@@ -164,6 +164,7 @@ impl Store {
     }
 
     fn import_now(&self, source: ImageSource<'_>, options: &ImportOptions, cx: &Context<'_>) -> Result<Imported> {
+        self.refuse_read_only("import")?;
         if let Some(reference) = &options.reference {
             check_reference(ErrorKind::InvalidArgument, reference)?;
         }

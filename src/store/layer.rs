@@ -207,6 +207,7 @@ impl Store {
     }
 
     fn import_layer_now(&self, source: LayerSource<'_>, options: &ImportLayerOptions, cx: &Context<'_>) -> Result<ImportedLayer> {
+        self.refuse_read_only(OP)?;
         let lease = self.lease()?;
         let mut made = Made::default();
         let imported = self.import_layer_under(lease.id(), source, options, &mut made, cx);

@@ -32,6 +32,10 @@ impl Store {
     /// # Errors
     /// `NoSpace`, `PermissionDenied`, `Io`.
     pub(crate) fn lease(&self) -> Result<Lease> {
+        if self.read_only_reason().is_some() {
+            // Nothing can be written down, and from here nothing can be collected.
+            return Ok(Lease { store: self.clone(), held: None, id: LeaseId(0) });
+        }
         let (id, held) = self.inner.new_lease()?;
         Ok(Lease { store: self.clone(), held: Some(held), id })
     }

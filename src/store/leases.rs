@@ -100,6 +100,7 @@ impl Store {
 
     fn add_lease_now(&self, name: &str, options: &LeaseOptions) -> Result<LeaseInfo> {
         const OP: &str = "add lease";
+        self.refuse_read_only(OP)?;
         if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
             return Err(Error::new(ErrorKind::InvalidArgument, OP)
                 .at(name)
@@ -140,6 +141,7 @@ impl Store {
     }
 
     fn remove_lease_now(&self, name: &str) -> Result<()> {
+        self.refuse_read_only("remove lease")?;
         self.with_reserve(|| {
             let transaction = self.metadata().write_to_survive(Survives::PowerCut)?;
             let lease = live_lease(&transaction, "remove lease", name)?;

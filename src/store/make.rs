@@ -71,8 +71,8 @@ impl Store {
     /// rows before is out of date then. As durable as an import when it returns.
     ///
     /// # Errors
-    /// `NotFound` where the snapshot is removed meanwhile; `Corrupt` where a blob that it takes is gone or damaged; `Cancelled`,
-    /// `NoSpace`, `Io`.
+    /// `NotFound` where the snapshot is removed meanwhile; `Corrupt` where a blob that it takes is gone or damaged; `PermissionDenied` in a
+    /// store that cannot be written; `Cancelled`, `NoSpace`, `Io`.
     pub(super) fn ensure_made(&self, op: &'static str, snapshot: Option<SnapshotId>, cx: &Context<'_>) -> Result<bool> {
         if !self.backend().is_whole() || snapshot.is_none() {
             return Ok(false);
@@ -80,6 +80,7 @@ impl Store {
         let mut was_unmade = false;
         loop {
             let Some(unmade) = Plan::of(&self.metadata().read()?, snapshot)?.top() else { return Ok(was_unmade) };
+            self.refuse_read_only(op)?;
             was_unmade = true;
             let _making = self.locks().wait_unless(Subject::Tree(unmade), &mut || cx.check(op))?;
             // Somebody else may have made it meanwhile.

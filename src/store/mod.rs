@@ -20,6 +20,7 @@
 //! | `view` | [`Store::view`] | `key`, `parent` |
 //! | `make tree` | one that an import left unmade, within the verb that asks for it | `tree`, `layers`, `bytes`, `entries` |
 //! | `mounts` | [`Store::mounts`] | `key` |
+//! | `mount committed` | [`Store::mount_committed`] | `name` |
 //! | `mount` | [`Mount::attach`](crate::mount::Mount::attach), [`detached`](crate::mount::Mount::detached) | `source`, `target` |
 //! | `attach` | [`Detached::attach`](crate::mount::Detached::attach) | `target` |
 //! | `unmount` | [`unmount`](crate::mount::unmount), [`Mounted::close`](crate::mount::Mounted::close), dropping it | `target` |
@@ -132,7 +133,7 @@ pub use walk::Filter;
 use crate::backend::Backend;
 use crate::content::Content;
 use crate::durability::Durability;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::Metadata;
 use crate::parallel::Parallelism;
@@ -192,6 +193,18 @@ impl Store {
     /// What becomes of owners outside the id map when layers are imported and snapshots made.
     pub fn ids(&self) -> Ids {
         self.inner.ids
+    }
+
+    /// Why nothing can be changed in the store; `None` where it can. Of a store that cannot be written everything is read, diffed, exported
+    /// and [checked](Self::check), Views that are there are [mounted](Self::mounts), and committed snapshots
+    /// [without one](Self::mount_committed). Verbs that change something are `PermissionDenied`.
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.inner.metadata.read_only().map(|read_only| read_only.reason)
+    }
+
+    /// Refuses a verb that changes something, where nothing can be.
+    fn refuse_read_only(&self, op: &'static str) -> Result<()> {
+        self.metadata().refuse_read_only(op).map_err(|error| error.at(&self.inner.path))
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {

@@ -165,6 +165,9 @@ impl Store {
     /// Opens the store in a directory, or makes one there. Clears away what processes that died left behind. When making one fails,
     /// nothing is left.
     ///
+    /// A store that is there and cannot be written, because its file system is read-only or its directory is closed to this process, is
+    /// opened for reading: see [`read_only_reason`](Self::read_only_reason). Nothing is cleared away then.
+    ///
     /// ```
     /// # let directory = plywood::testing::temporary_directory()?;
     /// # let root = directory.path().join("store");
@@ -194,6 +197,7 @@ impl Store {
         loop {
             let home = Home::open(&path, sharing)?;
             match open_in(home, &path, options)? {
+                Some(store) if store.read_only_reason().is_some() => return Ok(store),
                 Some(store) => {
                     store.with_reserve(|| store.recover())?;
                     store.keep_reserve();
@@ -216,13 +220,18 @@ fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Sto
         return Err(error);
     }
     if home.root.stat(DATABASE.as_bytes())?.is_some() {
-        let metadata = Metadata::open(home.root.try_clone()?, path, home.directory(LOCKS)?)?;
+        let (root, locks) = (home.root.try_clone()?, home.directory(LOCKS)?);
+        let metadata = match home.read_only {
+            Some(read_only) => Metadata::open_read_only(root, path, locks, read_only)?,
+            None => Metadata::open(root, path, locks)?,
+        };
         if metadata.is_made()? {
             let row = metadata.read()?.store()?;
             let found = Found::again(options, &row, path, home.directory(TREES)?)?;
             return assemble(&home, path, options, metadata, found).map(Some);
         }
         if !home.alone {
+            metadata.refuse_read_only("open store").map_err(|error| error.at(path))?;
             return Ok(None);
         }
     }

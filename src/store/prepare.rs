@@ -100,6 +100,7 @@ impl Store {
         parent: Option<&Name>,
         options: &PrepareOptions,
     ) -> Result<Mount> {
+        self.refuse_read_only(op)?;
         let (mut row, mut chain, mut root) = self.look_below(op, key, parent)?;
         if self.ensure_made(op, row.as_ref().map(|row| row.id), &Context::default())? {
             (row, chain, root) = self.look_below(op, key, parent)?;

@@ -202,6 +202,7 @@ impl Store {
     /// # Ok::<_, plywood::Error>(())
     /// ```
     pub fn pull(&self, manifest: &ImageManifest, config: &[u8], options: &PullOptions, cx: &Context<'_>) -> Result<Pull> {
+        self.refuse_read_only(OP)?;
         documents::check_bytes("read config", manifest.config(), config)?;
         let (chosen, documents) = choose(manifest, config, options.index.as_ref())?;
         let parts = parts(&chosen)?;

@@ -32,6 +32,7 @@ impl Store {
     }
 
     fn remove_now(&self, name: &str) -> Result<()> {
+        self.refuse_read_only("remove")?;
         let seen = self.removable(&self.metadata().read()?, name)?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {

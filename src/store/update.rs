@@ -98,6 +98,7 @@ impl Store {
     }
 
     fn update_now(&self, name: &str, update: &LabelUpdate) -> Result<Info> {
+        self.refuse_read_only("update")?;
         let transaction = self.metadata().write()?;
         let row = transaction.snapshot(name)?.ok_or_else(|| no_snapshot("update", name))?;
         let id = row.id;

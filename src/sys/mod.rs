@@ -18,6 +18,7 @@ pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod network;
 pub(crate) mod posix_lock;
+pub(crate) mod read_only;
 pub(crate) mod remove;
 pub(crate) mod reserve;
 pub(crate) mod root;

@@ -47,6 +47,8 @@ mod model;
 mod power_cut;
 #[cfg(feature = "testing")]
 mod pull;
+#[cfg(feature = "testing")]
+mod read_only;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod real;
 #[cfg(all(feature = "cli", feature = "testing"))]

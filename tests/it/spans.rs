@@ -209,6 +209,7 @@ fn every_verb(backend: BackendChoice) {
     store.changes("box", &cx, |_| Ok(())).unwrap();
     store.diff("box", std::io::sink(), &Default::default(), &cx).unwrap();
     store.commit(&Name::new("kept").unwrap(), &key, &Default::default()).unwrap();
+    drop(store.mount_committed("kept").unwrap());
     store.export("kept", &path("out"), &Default::default(), &cx).unwrap();
     store.add_lease("build", &Default::default()).unwrap();
     store.remove_lease("build").unwrap();

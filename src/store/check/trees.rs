@@ -89,9 +89,14 @@ impl Check<'_> {
     /// Compares every tree for which there is something to compare it with.
     pub(super) fn compare_trees(&self, seen: &mut Seen) -> Result<()> {
         let shares = self.store.backend().shares_trees();
-        let (mut jobs, unproven) = self.jobs()?;
+        let (mut jobs, mut unproven) = self.jobs()?;
         // There is nothing to make it of.
         jobs.retain(|job| job.row.state != TreeState::Unmade || !seen.damaged_trees.contains_key(&job.row.id));
+        if self.store.read_only_reason().is_some() {
+            // There is no place for outlines.
+            unproven = unproven.saturating_add(jobs.len() as u64);
+            jobs.clear();
+        }
         let mut children: BTreeMap<TreeId, Vec<Job>> = BTreeMap::new();
         let mut first = Vec::new();
         let known: BTreeSet<TreeId> = jobs.iter().map(|job| job.row.id).collect();

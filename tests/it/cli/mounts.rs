@@ -1,6 +1,7 @@
 //! Mounting through the command, and what an ordinary user is told.
 
 use super::*;
+use crate::support::Disk;
 
 as_everybody! {
     in_the_namespace_everybody_mounts {
@@ -212,5 +213,31 @@ fn mount_8_takes_what_it_is_shown_whatever_the_path() {
             assert_eq!(fs::read_to_string(target.join("box")).unwrap(), "box");
             plywood(&["umount", target.to_str().unwrap()]);
         }
+    });
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_read_and_mounted() {
+    Sandbox::root().disk(Disk::Ext4).run(|| {
+        let store = Store::new("auto");
+        let chain = store.layer(&base(), None);
+        store.ok(&["prepare", "box", &chain]);
+        let target = tempfile::tempdir_in("/tmp").unwrap();
+        let target = target.path().to_str().unwrap();
+        let disk = std::env::temp_dir();
+        let remount = |how: &str| Tool::new("mount").args(["-o", how]).arg(&disk).ok();
+        remount("remount,ro");
+        store.ok(&["mount", &chain, target]);
+        assert_eq!(fs::read_to_string(format!("{target}/etc/motd")).unwrap(), store.ok(&["cat", &chain, "/etc/motd"]).stdout);
+        store.ok(&["umount", target]);
+        assert!(store.ok(&["snapshots"]).stdout.contains("box"));
+        store.ok(&["check", "--full"]);
+        store.ok(&["diff", &chain, "-o", "/dev/null"]);
+        for arguments in [&["remove", "box"][..], &["mount", "box", target], &["prepare", "new", &chain], &["gc"]] {
+            let error = store.error(arguments);
+            assert_eq!(error["kind"], "PermissionDenied", "{arguments:?}");
+            assert!(error["message"].as_str().unwrap().contains("read-only"), "{error}");
+        }
+        remount("remount,rw");
     });
 }
