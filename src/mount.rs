@@ -284,6 +284,8 @@ impl Mount {
                     None => kernel::clone_mount(self.base.hold(source)?)?,
                     Some(map) => clone_mapped(self.base.hold(source)?, map.namespace()?).map_err(|error| error.at(self.place()))?,
                 };
+                // What a container mounts in its root is no part of the tree.
+                kernel::isolate(&mount)?;
                 kernel::restrict(&mount, self.attributes())?;
                 mount
             }

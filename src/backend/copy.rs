@@ -26,6 +26,7 @@ use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
 use crate::sys::copy::{SharedCheck, copy_tree};
 use crate::sys::durable::SyncPoint;
+use crate::sys::mount::uncovered;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
 use crate::sys::{Dir, Root, inode, xattr};
@@ -70,7 +71,12 @@ impl Copy {
 
     /// What the container sees of a tree.
     fn fs(&self, tree: TreeId) -> Result<Dir> {
-        self.base.dir(&Self::place(tree, FS)?)
+        self.stored(&Self::place(tree, FS)?)
+    }
+
+    /// A directory without what containers have mounted in it.
+    fn stored(&self, place: &EntryPath) -> Result<Dir> {
+        self.base.dir(place).map(uncovered)
     }
 
     /// The same; for a View the directory that it shows.
@@ -303,7 +309,7 @@ impl Backend for Copy {
     }
 
     fn diff(&self, tree: TreeId, chain: &[TreeId], roots: Roots<'_>, out: &mut dyn EntrySink, cx: &Context<'_>) -> Result<()> {
-        let dir = self.base.dir(&self.shown(tree, chain)?)?;
+        let dir = self.stored(&self.shown(tree, chain)?)?;
         let lower = chain.first().map(|&parent| self.fs(parent)).transpose()?;
         let upper = Upper::Whole { dir: &dir };
         diff::diff(&Sides { upper, lower: lower.as_ref(), lower_root: roots.lower, upper_root: roots.upper }, out, cx)
@@ -311,7 +317,7 @@ impl Backend for Copy {
 
     fn open_root(&self, tree: Option<TreeId>, chain: &[TreeId]) -> Result<Option<OwnedFd>> {
         let dir = match (tree, chain.first()) {
-            (Some(tree), _) => self.base.dir(&self.shown(tree, chain)?)?,
+            (Some(tree), _) => self.stored(&self.shown(tree, chain)?)?,
             (None, Some(&top)) => self.fs(top)?,
             (None, None) => return Ok(None),
         };
@@ -373,7 +379,7 @@ impl Backend for Copy {
 
     /// A whole tree counts whole: what of it the file system shares with its parent's it does not tell. A View takes nothing.
     fn usage(&self, tree: TreeId) -> Result<Usage> {
-        let own = self.base.dir(&Self::place(tree, b"")?)?;
+        let own = self.stored(&Self::place(tree, b"")?)?;
         let Some(fs) = own.try_child(FS)? else { return Ok(Usage::default()) };
         let taken = taken(&fs)?;
         Ok(Usage::new(taken.inodes, taken.bytes))

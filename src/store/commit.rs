@@ -48,7 +48,8 @@ impl Store {
     /// Freezes the Active snapshot `key` into the Committed snapshot `name`, which can be a parent from then on. The key is free
     /// afterwards. No layer is written: see [`diff`](Self::diff). Durable when it returns.
     ///
-    /// The caller has unmounted it, or at least stopped writing to it.
+    /// The caller has unmounted it, or at least stopped writing to it. Where somebody writes all the same, whom no mount shows, nothing
+    /// breaks, but what he wrote last may be part of the snapshot, or not, or change in it; freeze him before (`cgroup.freeze`).
     ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;

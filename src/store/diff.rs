@@ -81,6 +81,18 @@ impl Store {
     /// Writes what a snapshot of any kind changes in its parent as a layer to `writer`. A pure function of the two trees: the same
     /// bytes on every backend and machine. The first diff of a Committed snapshot gives it its diff id.
     ///
+    /// # While a container writes
+    /// The layer is a valid one, and nothing outside the tree is read, whatever the container does. What may be torn:
+    /// - Each file is read from one inode, with the size that it has when it is opened. What it loses meanwhile is zeros, what it gains
+    ///   is left out, and both are [reported](crate::progress::Reason::ChangedWhileRead). A file that is put in another's place by `rename` is read
+    ///   whole, as the one or the other. One that is overwritten in place may be part old and part new, which nobody is told.
+    /// - Different files are of different instants. A name that goes away while it is read is left out; what moves may be there under
+    ///   both names or none.
+    /// - What is mounted in the root is no part of it.
+    ///
+    /// Who wants one instant stops the writers before: `echo 1 >cgroup.freeze` in their cgroup (v2), and 0 afterwards, or
+    /// [`commit`](Self::commit) when they are done.
+    ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;
     /// # store.prepare(&plywood::snapshot::Key::new("web-1")?, None, &Default::default())?;

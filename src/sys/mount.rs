@@ -19,6 +19,7 @@ use rustix::mount::{
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
+use crate::sys::{Dir, Root};
 
 const NEEDS_PRIVILEGE: &str = "mounting needs root, or a user namespace: try `plywood unshare`; in a container, CAP_SYS_ADMIN and a seccomp profile with mount calls";
 
@@ -159,6 +160,24 @@ pub(crate) fn clone_mount(directory: impl AsFd) -> Result<OwnedFd> {
     open_tree(directory, c"", flags).map_err(|errno| privileged(Error::io("open_tree", errno)))
 }
 
+/// The same directory as it is on the disk, whatever is mounted in it: a volume of a container, which came here because its root is a
+/// bind mount of this directory and mounts are shared. Where the caller may not mount, and nothing of his can be mounted there, the
+/// directory itself.
+pub(crate) fn uncovered(directory: Dir) -> Dir {
+    clone_mount(&directory).and_then(|mount| Root::from_fd(mount).dir()).unwrap_or(directory)
+}
+
+/// Has nothing that is mounted in a mount show in those that it is a clone of. Before Linux 5.12 it stays as it is.
+///
+/// # Errors
+/// `PermissionDenied`, `Io`.
+pub(crate) fn isolate(mount: impl AsFd) -> Result<()> {
+    match change(mount.as_fd(), MountAttrFlags::empty(), 0, libc::MS_PRIVATE) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        done => done,
+    }
+}
+
 /// Forbids writes, devices and the like through one mount; others of the same file system keep what they have.
 ///
 /// # Errors
@@ -188,12 +207,16 @@ pub(crate) fn map_owners(mount: impl AsFd, user_namespace: impl AsFd) -> Result<
     set(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_IDMAP, fd)
 }
 
+fn set(mount: BorrowedFd<'_>, attributes: MountAttrFlags, userns_fd: u64) -> Result<()> {
+    change(mount, attributes, userns_fd, 0)
+}
+
 #[allow(unsafe_code)]
-fn set(mount: BorrowedFd<'_>, set: MountAttrFlags, userns_fd: u64) -> Result<()> {
+fn change(mount: BorrowedFd<'_>, set: MountAttrFlags, userns_fd: u64, propagation: u64) -> Result<()> {
     // How access times are kept is one setting of several: what was set before is cleared as a whole.
     let times =
         if set.contains(MountAttrFlags::MOUNT_ATTR_NOATIME) { MountAttrFlags::MOUNT_ATTR__ATIME } else { MountAttrFlags::empty() };
-    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: times.bits().into(), propagation: 0, userns_fd };
+    let attributes = libc::mount_attr { attr_set: set.bits().into(), attr_clr: times.bits().into(), propagation, userns_fd };
     // SAFETY: `mount` is an open descriptor, the path is a NUL-terminated literal, and the kernel reads exactly `size_of` bytes of
     // `attributes`, which is the kernel's own layout and lives across the call.
     let result = unsafe {

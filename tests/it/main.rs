@@ -42,6 +42,8 @@ mod images;
 #[cfg(all(feature = "cli", feature = "testing"))]
 mod limits;
 #[cfg(feature = "testing")]
+mod live;
+#[cfg(feature = "testing")]
 mod model;
 #[cfg(feature = "testing")]
 mod power_cut;
