@@ -74,6 +74,11 @@ impl Copy {
         self.stored(&Self::place(tree, FS)?)
     }
 
+    /// The same to be written: by the mount that its tree's other directories are reached by, so that names move between them.
+    fn own_fs(&self, tree: TreeId) -> Result<Dir> {
+        self.base.dir(&Self::place(tree, FS)?)
+    }
+
     /// A directory without what containers have mounted in it.
     fn stored(&self, place: &EntryPath) -> Result<Dir> {
         self.base.dir(place).map(uncovered)
@@ -148,7 +153,7 @@ impl Copy {
         let form = apply::Form::Plain { style: self.style };
         let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
         self.trees()?.child(tree.to_string().as_bytes())?.remove_tree(SCRATCH)?;
-        let fs = self.fs(tree)?;
+        let fs = self.own_fs(tree)?;
         let root = match (&applied.root, chain.first()) {
             (Some(root), _) => root.clone(),
             // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
@@ -237,7 +242,7 @@ impl Backend for Copy {
             apply::Place { tree: self.trees()?, scratch: self.trees()? }
         } else {
             let scratch = self.base.dir(&Self::place(tree, SCRATCH)?)?;
-            apply::Place { tree: self.fs(tree)?, scratch }
+            apply::Place { tree: self.own_fs(tree)?, scratch }
         };
         let done = apply::settle(place, self.lower(chain)?.as_ref(), self.change(), applied, ids, cx);
         self.unless_failed(tree, done)
@@ -253,7 +258,7 @@ impl Backend for Copy {
     }
 
     fn merge(&self, change: TreeId, into: TreeId, applied: &Applied, ids: Ids, cx: &Context<'_>) -> Result<()> {
-        let (own, fs) = (self.base.dir(&Self::place(into, b"")?)?, self.fs(into)?);
+        let (own, fs) = (self.base.dir(&Self::place(into, b"")?)?, self.own_fs(into)?);
         let is_first = own.try_child(SCRATCH)?.is_some();
         let root = match &applied.root {
             Some(root) => root.clone(),
@@ -261,7 +266,7 @@ impl Backend for Copy {
             // Entries change the directory's time; what it is stays (SEMANTICS §1.7).
             None => inode::attributes(&fs)?,
         };
-        let place = apply::Place { tree: self.fs(change)?, scratch: self.base.dir(&Self::place(change, SCRATCH)?)? };
+        let place = apply::Place { tree: self.own_fs(change)?, scratch: self.base.dir(&Self::place(change, SCRATCH)?)? };
         apply::merge(place, &fs, self.change(), applied, ids, cx)?;
         let refused = dress(&fs, &root)?;
         if applied.root.is_some() {
@@ -297,7 +302,7 @@ impl Backend for Copy {
     }
 
     fn share(&self, old: TreeId, new: TreeId, cx: &Context<'_>) -> Result<()> {
-        share_tree(&self.fs(old)?, &self.fs(new)?, &mut || cx.check("repair")).map(drop)
+        share_tree(&self.own_fs(old)?, &self.own_fs(new)?, &mut || cx.check("repair")).map(drop)
     }
 
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
