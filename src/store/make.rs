@@ -80,7 +80,10 @@ impl Store {
         let mut was_unmade = false;
         loop {
             let Some(unmade) = Plan::of(&self.metadata().read()?, snapshot)?.top() else { return Ok(was_unmade) };
-            self.refuse_read_only(op)?;
+            self.refuse_read_only(op).map_err(|error| {
+                let reason = format!("{}; the tree was left to be made when it is asked for", error.reason().unwrap_or_default());
+                error.because(reason)
+            })?;
             was_unmade = true;
             let _making = self.locks().wait_unless(Subject::Tree(unmade), &mut || cx.check(op))?;
             // Somebody else may have made it meanwhile.

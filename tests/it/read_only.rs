@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use plywood::compression::Compression;
 use plywood::mount::Mount;
 use plywood::snapshot::{Key, Name};
 use plywood::store::{
-    BackendChoice, CheckOptions, ExportOptions, Filter, ImportLayerOptions, LabelUpdate, LayerSource, LeaseOptions, Store,
-    StoreOptions,
+    BackendChoice, CheckOptions, ExportOptions, Filter, ImageSource, ImportLayerOptions, ImportOptions, LabelUpdate, LayerSource,
+    LeaseOptions, Store, StoreOptions,
 };
-use plywood::testing::{Layer, Tree};
+use plywood::testing::{Image, Layer, Tree};
 use plywood::tree::Ids;
 use plywood::{Context, ErrorKind, Result};
 
@@ -327,5 +328,37 @@ fn several_stores_of_one_process_are_independent() {
         assert!(stores[1].stat("box").is_ok() && stores[2].stat("box").is_ok());
         let mounts = [&stores[1], &stores[2]].map(|store| store.mounts("box").unwrap().detached().unwrap());
         drop(mounts);
+    });
+}
+
+#[test]
+fn what_an_import_left_to_be_made_is_said() {
+    Sandbox::root().disk(Disk::Ext4).run(|| {
+        let store = Store::open_with(&options(&BackendChoice::Copy)).unwrap();
+        let image = Image::new()
+            .layer(Layer::new().file("a", "a"), Compression::None)
+            .layer(Layer::new().file("b", "b"), Compression::Gzip);
+        let layout = tempfile::tempdir_in("/tmp").unwrap();
+        image.write_layout(layout.path(), "latest").unwrap();
+        let cx = Context::default();
+        store.import(ImageSource::path(layout.path()), &ImportOptions::default().reference("app"), &cx).unwrap();
+        let top = store.image("app").unwrap().chain_id.unwrap();
+        let bottom = store.stat(&top.to_string()).unwrap().parent.unwrap();
+        drop(store);
+        let disk = path("");
+        mount(&["-o", "remount,ro", disk.to_str().unwrap()]);
+        let store = Store::open(path("store")).unwrap();
+        assert!(seen(&store.mount_committed(&top.to_string()).unwrap()).unwrap().get("b").is_some());
+        let out = tempfile::tempdir_in("/tmp").unwrap();
+        store.export("app", out.path(), &ExportOptions::default(), &cx).unwrap();
+        let refused = [store.open_root(&bottom).map(drop), store.mount_committed(&bottom).map(drop)];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            assert!(error.reason().unwrap().contains("left to be made"), "{error}");
+        }
+        assert!(store.check(&CheckOptions::default().full(), &cx).unwrap().is_sound());
+        drop(store);
+        mount(&["-o", "remount,rw", disk.to_str().unwrap()]);
     });
 }
