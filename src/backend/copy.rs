@@ -13,7 +13,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Backend, Difference, Frozen, KnownOwners, Reference, Roots, cannot_own, check_tree_owners};
+use super::{Backend, Difference, Frozen, KnownOwners, Look, Reference, Roots, cannot_own, check_tree_owners};
 use crate::apply;
 use crate::compare::{self, Outline};
 use crate::diff::{self, Sides, Upper, seen};
@@ -327,6 +327,10 @@ impl Backend for Copy {
             (None, None) => return Ok(None),
         };
         Ok(Some(dir.into()))
+    }
+
+    fn look(&self, tree: TreeId, path: &EntryPath) -> Result<Look> {
+        diff::look::look(&self.fs(tree)?, seen::Form::Plain, path)
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {

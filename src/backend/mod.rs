@@ -8,6 +8,7 @@ mod overlay;
 pub(crate) mod probe;
 
 pub use crate::compare::{Contents, Difference, Fault};
+pub use crate::diff::look::{Found, Look, Marker};
 pub use crate::sys::capabilities::{Capabilities, Capability};
 pub use copy::Copy;
 pub use overlay::Overlay;
@@ -19,6 +20,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{IdMap, Mount};
+use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::snapshot::Usage;
 use crate::sys::Dir;
@@ -218,6 +220,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, "open root")
             .at(tree.map_or_else(|| "a chain".to_owned(), |tree| format!("tree {tree}")))
             .because(format!("the {} backend shows its trees only where they are mounted", self.name())))
+    }
+
+    /// What one tree by itself says of a path that is not the root: literally, nothing on the way followed. A backend whose trees
+    /// [are whole](Self::shares_trees) is never silent.
+    ///
+    /// # Errors
+    /// `Unsupported` for a backend that cannot look at a tree by itself; `NotFound` without such a tree; `Io`.
+    fn look(&self, tree: TreeId, _path: &EntryPath) -> Result<Look> {
+        Err(Error::new(ErrorKind::Unsupported, "explain")
+            .at(format!("tree {tree}"))
+            .because(format!("the {} backend does not show its trees", self.name())))
     }
 
     /// What to mount for a tree over a chain. For `ReadOnly` the tree is one that [`create_view`](Self::create_view) made.

@@ -14,9 +14,9 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
-use super::{Backend, Difference, Frozen, KnownOwners, Reference, Roots, check_tree_owners};
+use super::{Backend, Difference, Frozen, KnownOwners, Look, Reference, Roots, check_tree_owners};
 use crate::apply::{self, Form, Place};
-use crate::diff::{self, Sides, Upper as Side};
+use crate::diff::{self, Sides, Upper as Side, seen};
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, IdMap, Mount, Upper, was_volatile};
@@ -342,6 +342,10 @@ impl Backend for Overlay {
             many => self.overlay(many, None)?,
         };
         Ok(Some(mount.detached()?.into_fd()))
+    }
+
+    fn look(&self, tree: TreeId, path: &EntryPath) -> Result<Look> {
+        diff::look::look(&self.tree(tree)?.child(FS.as_bytes())?, seen::Form::Overlay(self.style), path)
     }
 
     fn mount(&self, tree: TreeId, chain: &[TreeId], access: Access) -> Result<Mount> {

@@ -224,6 +224,14 @@ pub(super) enum Command {
         #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
         target: PathBuf,
     },
+    /// Which layer made what stands at a path, and what the layers below had there; topmost first
+    #[command(after_help = "Example:\n  plywood explain alpine /etc/os-release")]
+    Explain {
+        /// Key or name
+        key: String,
+        /// The path; symlinks on the way are followed within the snapshot
+        path: PathBuf,
+    },
     /// List what a snapshot changes in its parent: A (added), C (changed), D (deleted)
     #[command(after_help = "Example:\n  plywood changes box")]
     Changes {

@@ -13,6 +13,7 @@ mod collect;
 mod containerd;
 mod diff;
 mod doctor;
+mod explain;
 mod images;
 mod leases;
 mod limits;
@@ -114,6 +115,7 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Cat { key, paths } => read::cat(session, &key, &paths),
         Command::Ls { key, path } => read::ls(session, &key, &path),
         Command::Cp { key, path, target } => read::cp(session, &key, &path, &target),
+        Command::Explain { key, path } => explain::explain(session, &key, &path),
         Command::Changes { key } => diff::changes(session, &key),
         Command::Diff(arguments) => diff::diff(session, arguments),
         // `dispatch` has seen to these.

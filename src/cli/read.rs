@@ -38,14 +38,14 @@ pub(super) fn ls(session: &Session<'_>, key: &str, path: &Path) -> Result<(), Fa
         // The name itself, which may be a symlink to nowhere.
         _ => vec![(path.as_os_str().to_owned(), root.symlink_metadata(path)?)],
     };
-    let document: Vec<_> = found.iter().map(|(name, info)| row(name, info)).collect();
+    let document: Vec<_> = found.iter().map(|(name, info)| row(Some(name), info)).collect();
     let lines: Vec<_> = found.iter().map(|(name, info)| line(name, info)).collect();
     session.output.result(&document, output::rows(&lines))
 }
 
-fn row(name: &OsStr, info: &FileInfo) -> serde_json::Value {
-    json!({
-        "name": name.to_string_lossy(),
+/// What stands at a name, or at a path that was named already.
+pub(super) fn row(name: Option<&OsStr>, info: &FileInfo) -> serde_json::Value {
+    let mut row = json!({
         "kind": info.kind,
         "mode": format!("{:04o}", info.mode),
         "uid": info.uid,
@@ -54,10 +54,15 @@ fn row(name: &OsStr, info: &FileInfo) -> serde_json::Value {
         "mtime": rfc3339(info.mtime),
         "target": info.target.as_ref().map(|target| target.to_string_lossy()),
         "device": info.device,
-    })
+    });
+    if let (Some(name), Some(fields)) = (name, row.as_object_mut()) {
+        fields.insert("name".to_owned(), name.to_string_lossy().into());
+    }
+    row
 }
 
-fn line(name: &OsStr, info: &FileInfo) -> Vec<String> {
+/// `-0644`: type and permissions.
+pub(super) fn kind_and_mode(info: &FileInfo) -> String {
     let letter = match info.kind {
         FileKind::File => '-',
         FileKind::Directory => 'd',
@@ -67,11 +72,15 @@ fn line(name: &OsStr, info: &FileInfo) -> Vec<String> {
         FileKind::Fifo => 'p',
         FileKind::Socket => 's',
     };
+    format!("{letter}{:04o}", info.mode)
+}
+
+fn line(name: &OsStr, info: &FileInfo) -> Vec<String> {
     let size = info.device.map_or_else(|| info.size.to_string(), |(major, minor)| format!("{major},{minor}"));
     let shown = |text: &OsStr| text.to_string_lossy().escape_debug().to_string();
     let target = info.target.as_ref().map_or_else(String::new, |target| format!(" -> {}", shown(target.as_os_str())));
     vec![
-        format!("{letter}{:04o}", info.mode),
+        kind_and_mode(info),
         format!("{}:{}", info.uid, info.gid),
         size,
         rfc3339(Timestamp::from_seconds(info.mtime.seconds)),

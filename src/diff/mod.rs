@@ -20,6 +20,7 @@
 
 mod compare;
 mod emit;
+pub(crate) mod look;
 mod plan;
 pub(crate) mod seen;
 mod walk;

@@ -338,16 +338,23 @@ fn kind(dir: &Dir, DirEntry { name, file_type }: &DirEntry, form: Form, marks: &
         return Ok(Some(Kind::Here));
     }
     let Some(stat) = dir.stat(name)? else { return Ok(None) };
-    if is_whiteout_device(&stat) && form != Form::Plain {
-        return Ok(Some(Kind::Whiteout));
-    }
-    if let (Some(style), true, 0) = (marks.whiteouts, stat.is_file(), stat.size)
-        && let Some(held) = unless_gone(dir.child_path_fd(name))?
-        && xattr::get(held, &[style.prefix(), b"whiteout"].concat())?.is_some()
-    {
+    if form != Form::Plain && is_whiteout(dir, name, &stat, marks)? {
         return Ok(Some(Kind::Whiteout));
     }
     Ok(Some(unsayable(&stat).map_or(Kind::Here, Kind::Unsayable)))
+}
+
+/// Whether what stands at a name of an upperdir is one of overlayfs's whiteouts.
+pub(super) fn is_whiteout(dir: &Dir, name: &[u8], stat: &Stat, marks: &Marks) -> Result<bool> {
+    if is_whiteout_device(stat) {
+        return Ok(true);
+    }
+    if let (Some(style), true, 0) = (marks.whiteouts, stat.is_file(), stat.size)
+        && let Some(held) = unless_gone(dir.child_path_fd(name))?
+    {
+        return Ok(xattr::get(held, &[style.prefix(), b"whiteout"].concat())?.is_some());
+    }
+    Ok(false)
 }
 
 /// Why no layer can say this inode. A character device 0:0 would be a whiteout to overlayfs (SEMANTICS §3).

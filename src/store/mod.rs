@@ -36,6 +36,7 @@
 //! | `stats` | [`Store::stats`] | none |
 //! | `measure stats` | [`Store::measure_stats`] | `bytes`, `entries` |
 //! | `disk usage` | [`Store::disk_usage`] | none |
+//! | `explain` | [`Store::explain`] | `path`, `key` |
 //! | `gc` | [`Store::gc`] | `dry_run`, `snapshots`, `blobs`, `blob_bytes`, `trees`, `tree_bytes` |
 //! | `empty trash` | [`Store::empty_trash`] | `trees`, `tree_bytes` |
 //! | `check` | [`Store::check`] | `full`, `repair`, `findings`, `bytes`, `entries` |
@@ -60,6 +61,7 @@ mod directories;
 mod disk_usage;
 mod docker_archive;
 mod early;
+mod explain;
 mod export;
 mod extent;
 mod fill;
@@ -112,6 +114,7 @@ pub use check::{CheckOptions, CheckOutcome, Damage, Finding, Remedy};
 pub use commit::CommitOptions;
 pub use diff::{DiffOptions, DiffOutcome};
 pub use disk_usage::{DiskUsage, Held, ImageUsage};
+pub use explain::{Effect, Explanation, LayerEffect};
 pub use export::{ExportOptions, Exported, Remade};
 pub use gc::{GcOptions, GcOutcome, LostTree};
 #[cfg(feature = "cli")]

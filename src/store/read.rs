@@ -196,24 +196,11 @@ impl OpenRoot {
     /// The root directory, where nothing is in it and `path` leads there.
     fn bare(&self, path: &Path) -> Option<FileInfo> {
         let is_root = !path.components().any(|component| matches!(component, Component::Normal(_)));
-        let &Attributes { mode, uid, gid, mtime, .. } = self.attributes.as_ref().filter(|_| self.root.is_none() && is_root)?;
-        Some(FileInfo { kind: FileKind::Directory, mode, uid, gid, size: 0, mtime, target: None, device: None })
+        self.attributes.as_ref().filter(|_| self.root.is_none() && is_root).map(FileInfo::of_directory)
     }
 
     fn describe(&self, stat: Stat, target: Option<Vec<u8>>) -> Result<FileInfo> {
-        let kind = match stat.file_type {
-            FileType::RegularFile => FileKind::File,
-            FileType::Directory => FileKind::Directory,
-            FileType::Symlink => FileKind::Symlink,
-            FileType::CharacterDevice => FileKind::CharDevice,
-            FileType::BlockDevice => FileKind::BlockDevice,
-            FileType::Fifo => FileKind::Fifo,
-            _ => FileKind::Socket,
-        };
-        let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice).then_some(stat.rdev);
-        let target = target.map(|target| PathBuf::from(OsStr::from_bytes(&target)));
-        let own =
-            FileInfo { kind, mode: stat.mode, uid: stat.uid, gid: stat.gid, size: stat.size, mtime: stat.mtime, target, device };
+        let own = describe(&stat, target);
         match &self.attributes {
             Some(root) if self.root.as_ref().map(inode::stat).transpose()?.is_some_and(|own| own.same_inode(&stat)) => {
                 Ok(FileInfo { mode: root.mode, uid: root.uid, gid: root.gid, mtime: root.mtime, ..own })
@@ -221,4 +208,27 @@ impl OpenRoot {
             _ => Ok(own),
         }
     }
+}
+
+impl FileInfo {
+    /// A directory of which nothing else is known.
+    pub(super) fn of_directory(&Attributes { mode, uid, gid, mtime, .. }: &Attributes) -> Self {
+        Self { kind: FileKind::Directory, mode, uid, gid, size: 0, mtime, target: None, device: None }
+    }
+}
+
+/// An inode as its file system has it; a symlink leads to `target`.
+pub(super) fn describe(stat: &Stat, target: Option<Vec<u8>>) -> FileInfo {
+    let kind = match stat.file_type {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Fifo => FileKind::Fifo,
+        _ => FileKind::Socket,
+    };
+    let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice).then_some(stat.rdev);
+    let target = target.map(|target| PathBuf::from(OsStr::from_bytes(&target)));
+    FileInfo { kind, mode: stat.mode, uid: stat.uid, gid: stat.gid, size: stat.size, mtime: stat.mtime, target, device }
 }

@@ -216,6 +216,7 @@ fn every_verb(backend: BackendChoice) {
     store.remove("look").unwrap();
     store.empty_trash(&cx).unwrap();
     store.check(&CheckOptions::default().full().repair(), &cx).unwrap();
+    store.explain("kept", "/etc/motd", &cx).unwrap();
     store.stats().unwrap();
     store.measure_stats(&cx).unwrap();
     store.disk_usage().unwrap();

@@ -40,6 +40,24 @@ as_everybody! {
             assert_eq!(store.error(&["cat", "nobody", "x"])["kind"], "NotFound");
         }
     }
+    a_path_is_explained {
+        for backend in ["auto", "copy"] {
+            let store = Store::new(backend);
+            let chain = store.layer(&base(), None);
+            let upper = store.layer(&Layer::new().whiteout("etc/old").file("etc/motd", "more\n"), Some(&chain));
+            let text = store.ok(&["explain", &upper, "etc/../etc/motd"]).stdout;
+            let cells = |line: &str| line.split("  ").map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty()).collect::<Vec<_>>();
+            let lines: Vec<_> = text.lines().map(cells).collect();
+            assert_eq!(lines[0], ["SNAPSHOT", "EFFECT", "WHAT", "HIDDEN BY"]);
+            assert_eq!((&lines[1][0], lines[1][1].as_str(), lines[1][3].as_str()), (&upper, "modified", "-"), "{text}");
+            assert_eq!((&lines[2][0], lines[2][1].as_str(), &lines[2][3]), (&chain, "added", &upper), "{text}");
+            let old = store.json(&["explain", &upper, "/etc/old"]);
+            assert_eq!((&old["exists"], &old["path"]), (&false.into(), &"etc/old".into()));
+            assert_eq!((&old["layers"][0]["effect"], &old["layers"][0]["at"]), (&"deleted".into(), &"etc/old".into()));
+            assert_eq!((&old["layers"][1]["info"]["size"], &old["layers"][1]["hidden_by"]), (&4.into(), &upper.as_str().into()));
+            assert_eq!(store.error(&["explain", &upper, "/none"])["kind"], "NotFound");
+        }
+    }
     files_are_copied_out {
         let store = Store::new("auto");
         let chain = store.layer(&tricky(), None);
