@@ -150,10 +150,14 @@ pub(crate) fn set_mode(fd: impl AsFd, mode: u32) -> Result<()> {
     done.map_err(|error| Error::io("fchmod", error).at(describe(fd, b"")))
 }
 
+/// The number of `fchmodat2`, which the libc crate does not have for every architecture. Since Linux 5.1 new calls have the same distance
+/// from each other everywhere.
+const FCHMODAT2: libc::c_long = libc::SYS_mount_setattr + 10;
+
 fn fchmodat2(fd: i32, mode: u32) -> std::result::Result<(), Errno> {
     // SAFETY: the path is a NUL-terminated literal that the kernel only reads; the descriptor is borrowed by the caller for the
     // whole call; the other arguments are plain numbers.
-    let done = unsafe { libc::syscall(libc::SYS_fchmodat2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
+    let done = unsafe { libc::syscall(FCHMODAT2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)) }
 }
 
