@@ -239,7 +239,9 @@ fn connect(path: &Path, way: Way) -> Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(|error| failed(op, error))?;
     connection
         .execute_batch(
-            "PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;",
+            // Where temporary files were to go, SQLite would ask the environment.
+            "PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; \
+             PRAGMA temp_store = MEMORY;",
         )
         .map_err(|error| failed(op, error))?;
     connection.set_prepared_statement_cache_capacity(64);

@@ -26,6 +26,8 @@ mod crash;
 #[cfg(feature = "testing")]
 mod dropped;
 #[cfg(feature = "testing")]
+mod embedding;
+#[cfg(feature = "testing")]
 mod explain;
 #[cfg(feature = "testing")]
 mod figures;

@@ -4,18 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use plywood::compression::Compression;
-use plywood::snapshot::{Key, Labels, Name};
-use plywood::store::{
-    BackendChoice, CheckOptions, GcOptions, ImageSource, ImportLayerOptions, ImportOptions, LabelUpdate, LayerSource, Store,
-};
-use plywood::testing::{Image, Layer};
-use plywood::{Context, ErrorKind, Parallelism};
+use plywood::snapshot::{Key, Name};
+use plywood::store::{BackendChoice, ImageSource, ImportOptions, Store};
+use plywood::{Context, Parallelism};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_core::span::Current;
 
+use crate::support::verbs::{every_verb, image};
 use crate::support::{Sandbox, is_root};
 
 /// A span that ended, or is open yet.
@@ -142,18 +139,13 @@ fn sandbox() -> Sandbox {
     if is_root() { Sandbox::root() } else { Sandbox::user_namespace() }
 }
 
-fn image() -> Image {
-    let lower = Layer::new().dir("etc", 0o755).file("etc/motd", "hello\n").file("etc/old", "old\n");
-    let upper = Layer::new().file("etc/motd", "more\n").whiteout("etc/old");
-    Image::new().layer(lower, Compression::Gzip).layer(upper, Compression::Zstd)
-}
-
 #[test]
 fn each_verb_is_a_span_with_the_fields_of_the_table_and_no_others() {
     sandbox().run(|| {
         listening(|listener| {
             for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
-                every_verb(backend);
+                let store = Store::temporary_with(|options| options.backend(backend)).unwrap();
+                every_verb(&store, "one", &Context::default());
             }
             let table = documented();
             let spans = listener.take();
@@ -179,48 +171,6 @@ fn each_verb_is_a_span_with_the_fields_of_the_table_and_no_others() {
             assert!(silent.is_empty(), "documented, and never seen: {silent:?}");
         });
     });
-}
-
-/// Calls all that has a span, most of it with success.
-fn every_verb(backend: BackendChoice) {
-    let directory = plywood::testing::temporary_directory().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    let store = Store::temporary_with(|options| options.backend(backend)).unwrap();
-    let cx = Context::default();
-    image().write_layout(path("image"), "one").unwrap();
-    let imported = store.import(ImageSource::path(path("image")), &ImportOptions::default(), &cx).unwrap();
-    let top = Name::from(imported.image.chain_id.as_ref().unwrap());
-    store.tag(&imported.image.reference, "two").unwrap();
-    store.untag("two").unwrap();
-    let layer = ImportLayerOptions::default().parent(top.as_str());
-    store.import_layer(LayerSource::reader(&Layer::new().file("a", "a").tar()[..]), &layer, &cx).unwrap();
-    let (key, look) = (Key::new("box").unwrap(), Key::new("look").unwrap());
-    std::fs::create_dir(path("target")).unwrap();
-    let mount = store.prepare(&key, Some(&top), &Default::default()).unwrap();
-    mount.attach(path("target")).unwrap().close().unwrap();
-    drop(store.mounts("box").unwrap().attach_at(std::fs::File::open(directory.path()).unwrap(), "target").unwrap());
-    let view = store.view(&look, Some(&top), &Default::default()).unwrap();
-    drop(view.detached().unwrap().attach(path("target")).unwrap());
-    assert_eq!(plywood::mount::unmount(path("target")).unwrap_err().kind(), ErrorKind::InvalidArgument);
-    let lower = Name::from(&imported.image.layers[0].chain_id);
-    store.open_root(lower.as_str()).unwrap();
-    store.update("box", &LabelUpdate::replace_all(Labels::new())).unwrap();
-    store.usage("box").unwrap();
-    store.changes("box", &cx, |_| Ok(())).unwrap();
-    store.diff("box", std::io::sink(), &Default::default(), &cx).unwrap();
-    store.commit(&Name::new("kept").unwrap(), &key, &Default::default()).unwrap();
-    drop(store.mount_committed("kept").unwrap());
-    store.export("kept", &path("out"), &Default::default(), &cx).unwrap();
-    store.add_lease("build", &Default::default()).unwrap();
-    store.remove_lease("build").unwrap();
-    store.remove("look").unwrap();
-    store.empty_trash(&cx).unwrap();
-    store.check(&CheckOptions::default().full().repair(), &cx).unwrap();
-    store.explain("kept", "/etc/motd", &cx).unwrap();
-    store.stats().unwrap();
-    store.measure_stats(&cx).unwrap();
-    store.disk_usage().unwrap();
-    store.gc(&GcOptions::default(), &cx).unwrap();
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod tools;
 #[cfg(feature = "testing")]
 pub(crate) mod tracer;
 #[cfg(feature = "testing")]
+pub(crate) mod verbs;
+#[cfg(feature = "testing")]
 pub(crate) mod work;
 
 pub(crate) use disk::Disk;
