@@ -54,7 +54,8 @@
 //! | `sqlite-bundled` (default) | SQLite is compiled in; without it the system's is linked |
 //! | `testing` | tree and layer literals, an in-memory model of the layer contract, the conformance suite for backends |
 //! | `cli` | the `plywood` command |
-//! | `containerd` | a snapshotter for containerd, over gRPC; the one part that is asynchronous |
+//! | `containerd` | a snapshotter for containerd, over gRPC |
+//! | `tokio` | the verbs for async callers, on the blocking pool |
 //!
 //! # The house
 //!
@@ -121,6 +122,8 @@ pub mod cli;
 #[allow(clippy::disallowed_methods)]
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use durability::Durability;
 pub use error::{Error, ErrorKind, Result};

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
 mod arch;
+#[cfg(all(feature = "testing", feature = "tokio"))]
+mod async_verbs;
 #[cfg(feature = "testing")]
 mod bit_rot;
 #[cfg(feature = "testing")]
