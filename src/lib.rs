@@ -47,6 +47,9 @@
 //! - The core is synchronous, leaves no thread behind, reads no environment variable and prints nothing. An [`Error`] has an
 //!   [`ErrorKind`] to match, the path, the cause, and often a hint.
 //!
+//! [`embedding`] is the page for those who build on it: the API at a glance, threads, forks, errors, versions, and how to come here from
+//! something else.
+//!
 //! # Features
 //!
 //! | feature | |
@@ -124,6 +127,8 @@ pub mod cli;
 pub mod testing;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+
+pub mod embedding;
 
 pub use durability::Durability;
 pub use error::{Error, ErrorKind, Result};
