@@ -1,8 +1,9 @@
 //! `explain`: which layer made a path, and what it hides, is the same on every backend as far as trees can tell.
 
+use plywood::compression::Compression;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{BackendChoice, Effect, Explanation, ImportLayerOptions, LayerSource, Store};
-use plywood::testing::{Layer, TemporaryStore};
+use plywood::store::{BackendChoice, Effect, Explanation, ImageSource, ImportLayerOptions, LayerSource, Store};
+use plywood::testing::{Image, Layer, TemporaryStore};
 use plywood::{Context, ErrorKind};
 
 use crate::support::{Sandbox, is_root};
@@ -109,6 +110,23 @@ fn each_path_is_explained_alike_on_every_backend() {
             // What the copy backend cannot tell: that a directory is another one.
             let replaced = line(&store.explain(&names[1], "/d", &Context::default()).unwrap(), &names);
             assert_eq!(replaced, if store.backend().shares_trees() { "2 replaced, 1 added (by 2)" } else { "1 added" });
+        }
+    });
+}
+
+#[test]
+fn the_layers_of_an_image_are_explained_too() {
+    sandbox().run(|| {
+        for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
+            let store = Store::temporary_with(|options| options.backend(backend)).unwrap();
+            let image = layers().into_iter().fold(Image::new(), |image, layer| image.layer(layer, Compression::Gzip));
+            let archive = image.docker_archive(&["image"]);
+            let imported = store.import(ImageSource::reader(&archive[..]), &Default::default(), &Context::default()).unwrap();
+            let names: Vec<_> = imported.image.layers.iter().map(|layer| layer.chain_id.to_string()).collect();
+            for (path, expected) in [("/etc/motd", "2 modified, 1 added (by 2)"), ("/lib/a", "4 modified, 1 added (by 4)")] {
+                let explained = store.explain(&names[3], path, &Context::default()).unwrap();
+                assert_eq!(line(&explained, &names), expected, "{} {path}", store.backend().name());
+            }
         }
     });
 }
