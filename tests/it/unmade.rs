@@ -357,3 +357,16 @@ fn what_is_closed_to_its_owner_is_merged_all_the_same() {
         }
     });
 }
+
+/// To what a layer changes alone such a marker belongs, and in a whole tree nothing of it shows.
+#[test]
+fn a_marker_that_hides_nothing_is_no_damage() {
+    sandbox().run(|| {
+        let scene = Scene::new(BlobPolicy::Keep);
+        let layers = [Layer::new().dir("a/b", 0o755), Layer::new().opaque("a/b"), Layer::new().file("c", "c")];
+        for count in 1..=3 {
+            scene.import(&format!("image-{count}"), &layers[..count], BlobPolicy::Keep);
+            scene.assert_sound();
+        }
+    });
+}
