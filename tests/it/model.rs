@@ -10,7 +10,7 @@ use std::path::Path;
 
 use plywood::Parallelism;
 use plywood::snapshot::Name;
-use plywood::store::{BackendChoice, DiffOptions, Store, StoreOptions};
+use plywood::store::{BackendChoice, CheckOptions, DiffOptions, Store};
 use plywood::tar::{Limits, Reader};
 use plywood::testing::conformance::{import_image, import_layers, import_onto, show};
 use plywood::testing::model::{self, Invalid, Written};
@@ -188,6 +188,23 @@ fn model_overlay_and_copy_are_the_same_trees() {
     Sandbox::root().disk(MEMORY).run(|| compare(Power::Root));
 }
 
+/// The layers in the middle of an image, from the top down, and what a full check says of them before and after they were asked for.
+fn middles_are_the_models_trees(store: &Store, top: &Name, layers: &[Layer], at: &Path) {
+    let whole = || {
+        let outcome = store.check(&CheckOptions::default().full(), &Context::default()).unwrap();
+        assert_eq!((outcome.findings.len(), outcome.unproven), (0, 0), "{:?}", outcome.findings);
+    };
+    whole();
+    let mut next = store.stat(top.as_str()).unwrap().parent;
+    for count in (1..layers.len()).rev() {
+        let name = store.resolve(&next.unwrap()).unwrap();
+        let lines = model::fold(&layers[..count]).unwrap().difference(&mounted(store, Some(&name), at));
+        assert!(lines.is_empty(), "the lowest {count} differ from the model:\n  {}", lines.join("\n  "));
+        next = store.stat(name.as_str()).unwrap().parent;
+    }
+    whole();
+}
+
 /// All layers of an image together, by threads that guess what their parents say, are the model's tree too.
 fn images_are_the_models_trees(power: Power, usual: u32) {
     let directory = temporary_directory().unwrap();
@@ -196,14 +213,18 @@ fn images_are_the_models_trees(power: Power, usual: u32) {
         if folded.as_ref().is_err_and(|invalid| invalid.contradictory) {
             return Ok(());
         }
-        for threads in [1, 4] {
+        let ways =
+            [BackendChoice::Overlay, BackendChoice::Copy].into_iter().flat_map(|backend| [(backend.clone(), 1), (backend, 4)]);
+        for (backend, threads) in ways {
             let parallelism = Parallelism::new(threads);
-            let open = |options: StoreOptions| options.backend(BackendChoice::Overlay).parallelism(parallelism);
-            let store = Store::temporary_with(open).unwrap();
+            let store = Store::temporary_with(|options| options.backend(backend).parallelism(parallelism)).unwrap();
             match (import_image(&store, &stack.0[..count]), &folded) {
                 (Ok(name), Ok(expected)) => {
                     let lines = expected.difference(&mounted(&store, name.as_ref(), directory.path()));
                     assert!(lines.is_empty(), "{threads} threads differ from the model:\n  {}", lines.join("\n  "));
+                    if let Some(name) = name.filter(|_| store.backend().is_whole()) {
+                        middles_are_the_models_trees(&store, &name, &stack.0[..count], directory.path());
+                    }
                 }
                 (Err(error), Err(_)) if error.kind() == ErrorKind::InvalidLayer => {}
                 (Ok(_), Err(invalid)) => panic!("{threads} threads accept what the model refuses: {invalid}"),
