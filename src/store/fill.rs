@@ -29,6 +29,15 @@ pub(super) struct Filled {
     chain: Option<Vec<TreeId>>,
 }
 
+/// How a layer is unpacked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// To a tree that is durable at once.
+    Tree,
+    /// As the backend does it ahead.
+    Ahead,
+}
+
 impl Filled {
     /// Unpacks a layer into a new tree, to the end of its stream. Nothing is named, nor need anything be durable.
     pub(super) fn over(
@@ -39,7 +48,21 @@ impl Filled {
         chain: &[TreeId],
         cx: &Context<'_>,
     ) -> Result<Self> {
-        let filled = Self::make(store, lease, bytes, algorithm, Some(chain), cx)?;
+        let how = if store.unpacks_in_place() { How::Ahead } else { How::Tree };
+        let filled = Self::make(store, lease, bytes, algorithm, Some(chain), how, cx)?;
+        filled.ok_or_else(|| Error::new(ErrorKind::Unsupported, "import layer").because("the backend unpacked nothing"))
+    }
+
+    /// The same, but where trees are whole it is what the layer changes alone, to be merged into the tree of the chain.
+    pub(super) fn beside(
+        store: &Store,
+        lease: LeaseId,
+        bytes: &LayerBytes<'_>,
+        algorithm: Algorithm,
+        chain: &[TreeId],
+        cx: &Context<'_>,
+    ) -> Result<Self> {
+        let filled = Self::make(store, lease, bytes, algorithm, Some(chain), How::Ahead, cx)?;
         filled.ok_or_else(|| Error::new(ErrorKind::Unsupported, "import layer").because("the backend unpacked nothing"))
     }
 
@@ -51,7 +74,10 @@ impl Filled {
         algorithm: Algorithm,
         cx: &Context<'_>,
     ) -> Result<Option<Self>> {
-        if store.unpacks_in_place() { Self::make(store, lease, bytes, algorithm, None, cx) } else { Ok(None) }
+        match store.backend().unpacks_ahead() {
+            true => Self::make(store, lease, bytes, algorithm, None, How::Ahead, cx),
+            false => Ok(None),
+        }
     }
 
     fn make(
@@ -60,6 +86,7 @@ impl Filled {
         bytes: &LayerBytes<'_>,
         algorithm: Algorithm,
         chain: Option<&[TreeId]>,
+        how: How,
         cx: &Context<'_>,
     ) -> Result<Option<Self>> {
         let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point()?);
@@ -70,7 +97,7 @@ impl Filled {
         let mut filled = Self { store: store.clone(), tree, applied, diff_id, unsynced: None, is_named: false, chain };
         let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
         let chain = filled.chain.as_deref();
-        let ahead = if store.unpacks_in_place() { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
+        let ahead = if how == How::Ahead { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
         filled.unsynced = ahead.is_some().then_some(point);
         filled.applied = match (ahead, chain) {
             (Some(applied), _) => applied,

@@ -280,15 +280,13 @@ impl Store {
         cx: &Context<'_>,
     ) -> Result<Landed> {
         let chain_id = ChainId::of(layer.parent.and_then(|parent| parent.chain_id.as_ref()), layer.diff_id);
-        if let Some(snapshot) = self.landed(lease, &chain_id)? {
-            self.prove(layer, cx)?;
-            return Ok(Landed { snapshot, chain_id, existed: true, unpacked: false });
+        if let Some(landed) = self.there(lease, layer, &chain_id, cx)? {
+            return Ok(landed);
         }
         let _unpacking = self.locks().wait_unless(Subject::Layer(layer.diff_id), &mut || cx.check(OP))?;
         cx.check(OP)?;
-        if let Some(snapshot) = self.landed(lease, &chain_id)? {
-            self.prove(layer, cx)?;
-            return Ok(Landed { snapshot, chain_id, existed: true, unpacked: false });
+        if let Some(landed) = self.there(lease, layer, &chain_id, cx)? {
+            return Ok(landed);
         }
         let chain = self.chain_on(layer.parent, cx)?;
         if let Some(tree) = self.shareable(layer.diff_id, &chain)? {
@@ -306,6 +304,19 @@ impl Store {
         };
         let snapshot = self.name_filled(lease, layer, filled, cx)?;
         Ok(Landed { snapshot, chain_id, existed: false, unpacked: true })
+    }
+
+    /// The layer, where it is committed already; the blob was found to be it.
+    pub(super) fn there(
+        &self,
+        lease: LeaseId,
+        layer: &Incoming<'_>,
+        chain_id: &ChainId,
+        cx: &Context<'_>,
+    ) -> Result<Option<Landed>> {
+        let Some(snapshot) = self.landed(lease, chain_id)? else { return Ok(None) };
+        self.prove(layer, cx)?;
+        Ok(Some(Landed { snapshot, chain_id: chain_id.clone(), existed: true, unpacked: false }))
     }
 
     /// The trees that a layer on this parent stands on.

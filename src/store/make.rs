@@ -20,6 +20,7 @@ use crate::store::Store;
 use crate::store::layer::wrong_diff_id;
 use crate::store::layer_reader::LayerReader;
 use crate::store::supply::Supply;
+use crate::sys::durable::SyncPoint;
 use crate::tar::Limits;
 use crate::tree::{Applied, Ids, TreeId};
 
@@ -34,12 +35,28 @@ pub(super) struct Plan {
     pub(super) unmade: Vec<TreeRow>,
 }
 
-/// A tree that nobody names yet.
+/// A tree of several layers that nobody names yet: it goes when this is dropped.
+#[derive(Debug)]
+#[must_use = "the tree goes when this is dropped"]
 pub(super) struct Built {
+    store: Store,
     pub(super) tree: TreeId,
-    /// A number that was needed on the way, under which there is nothing any more.
-    pub(super) spare: TreeId,
+    /// The number under which layers are unpacked on the way; there is nothing any more.
+    spare: TreeId,
+    /// What the topmost layer came to.
     pub(super) applied: Applied,
+    /// Before it was written.
+    pub(super) unsynced: Option<SyncPoint>,
+    pub(super) is_named: bool,
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        if !self.is_named {
+            self.store.discard(self.spare);
+            self.store.discard(self.tree);
+        }
+    }
 }
 
 impl Plan {
@@ -63,6 +80,11 @@ impl Plan {
 
     fn top(&self) -> Option<TreeId> {
         self.unmade.first().map(|row| row.id)
+    }
+
+    /// The layers of these trees, topmost first.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&DiffId, Ids)> {
+        self.unmade.iter().filter_map(|row| Some((row.diff_id.as_ref()?, row.ids.unwrap_or_default())))
     }
 }
 
@@ -90,12 +112,12 @@ impl Store {
             let plan = Plan::of(&self.metadata().read()?, snapshot)?;
             if plan.top() == Some(unmade) {
                 let verb = verb!("make tree", tree = unmade.0, layers = plan.unmade.len(), bytes = Empty, entries = Empty);
-                return verb.count(cx, |_, cx| self.make(unmade, snapshot, &plan, cx)).map(|()| true);
+                return verb.count(cx, |_, cx| self.make(snapshot, &plan, cx)).map(|()| true);
             }
         }
     }
 
-    fn make(&self, unmade: TreeId, snapshot: Option<SnapshotId>, plan: &Plan, cx: &Context<'_>) -> Result<()> {
+    fn make(&self, snapshot: Option<SnapshotId>, plan: &Plan, cx: &Context<'_>) -> Result<()> {
         let lease = self.lease()?;
         let quiet = Context::new(cx.progress());
         let made = (|| {
@@ -106,57 +128,53 @@ impl Store {
             transaction.refuse_damaged(OP, &row.name, &trees)?;
             transaction.lease_snapshot(lease.id(), row.id)?;
             transaction.commit()?;
-            self.make_under(lease.id(), unmade, plan, &quiet)
+            let layers: Vec<_> = plan.layers().collect();
+            let built = self.build(lease.id(), plan.base, &layers, &quiet)?;
+            self.put(lease.id(), plan, built)
         })();
         let released = lease.release();
         made.and(released)
     }
 
-    fn make_under(&self, lease: LeaseId, unmade: TreeId, plan: &Plan, cx: &Context<'_>) -> Result<()> {
-        let Some(top) = plan.unmade.first() else { return Ok(()) };
-        let Some(diff_id) = &top.diff_id else { return Ok(()) };
-        let layers: Vec<(&DiffId, Ids)> = plan.unmade.iter().filter_map(of_row).collect();
-        let point = self.sync_point()?;
-        let built = self.build(lease, plan.base, &layers, cx)?;
-        let named = (|| {
-            self.sync_if_asked(point)?;
-            let mut applied = top.clone().into_applied();
-            applied.usage = self.backend().usage(built.tree)?;
-            let transaction = self.write_durably()?;
-            let ids = top.ids.unwrap_or_default();
-            transaction.finish_tree(built.tree, lease, &Unpacked { diff_id, ids, applied: &applied })?;
-            transaction.forget_tree(built.spare)?;
-            transaction.replace_tree(unmade, built.tree)?;
-            transaction.commit()
-        })();
-        named.inspect_err(|_| self.discard(built.tree))
+    /// Puts a tree of all layers of a snapshot in the place of the row that stands for it, unless somebody else has made it: then it goes.
+    pub(super) fn put_unless_made(&self, lease: LeaseId, snapshot: SnapshotId, built: Built, cx: &Context<'_>) -> Result<()> {
+        let Some(unmade) = Plan::of(&self.metadata().read()?, Some(snapshot))?.top() else { return Ok(()) };
+        let _making = self.locks().wait_unless(Subject::Tree(unmade), &mut || cx.check(OP))?;
+        let plan = Plan::of(&self.metadata().read()?, Some(snapshot))?;
+        if plan.top() == Some(unmade) { self.put(lease, &plan, built) } else { Ok(()) }
+    }
+
+    fn put(&self, lease: LeaseId, plan: &Plan, mut built: Built) -> Result<()> {
+        let Some((top, (diff_id, ids))) = plan.unmade.first().zip(plan.layers().next()) else { return Ok(()) };
+        built.unsynced.take().map_or(Ok(()), |point| self.sync_if_asked(point))?;
+        let mut applied = top.clone().into_applied();
+        applied.usage = self.backend().usage(built.tree)?;
+        let transaction = self.write_durably()?;
+        transaction.finish_tree(built.tree, lease, &Unpacked { diff_id, ids, applied: &applied })?;
+        transaction.forget_tree(built.spare)?;
+        transaction.replace_tree(top.id, built.tree)?;
+        transaction.commit()?;
+        built.is_named = true;
+        Ok(())
     }
 
     /// Makes a tree of these layers, topmost first, over a copy of another one. Nothing is named, nor need anything be durable; on an
     /// error nothing is left.
     pub(super) fn build(&self, lease: LeaseId, base: Option<TreeId>, layers: &[(&DiffId, Ids)], cx: &Context<'_>) -> Result<Built> {
+        let unsynced = Some(self.sync_point()?);
         let (tree, spare) = (self.new_tree(lease)?, self.new_tree(lease)?);
-        let mut built = Built { tree, spare, applied: Applied::new(Default::default()) };
-        let done = (|| {
-            self.backend().copy(tree, base.as_slice(), cx)?;
-            let crew = Crew::new(self.parallelism());
-            for &(diff_id, ids) in layers.iter().rev() {
-                built.applied = self.unpack_beside(spare, tree, diff_id, ids, &crew, cx)?;
-                if !built.applied.empty {
-                    self.backend().merge(spare, tree, &built.applied, ids, cx)?;
-                }
-            }
-            Ok(())
-        })();
-        (built.applied.facts, built.applied.markers) = Default::default();
-        match done {
-            Ok(()) => Ok(built),
-            Err(error) => {
-                self.discard(spare);
-                self.discard(tree);
-                Err(error)
+        let (store, applied) = (self.clone(), Applied::new(Default::default()));
+        let mut built = Built { store, tree, spare, applied, unsynced, is_named: false };
+        self.backend().copy(tree, base.as_slice(), cx)?;
+        let crew = Crew::new(self.parallelism());
+        for &(diff_id, ids) in layers.iter().rev() {
+            built.applied = self.unpack_beside(spare, tree, diff_id, ids, &crew, cx)?;
+            if !built.applied.empty {
+                self.backend().merge(spare, tree, &built.applied, ids, cx)?;
             }
         }
+        (built.applied.facts, built.applied.markers) = Default::default();
+        Ok(built)
     }
 
     /// Unpacks what a layer changes from whichever blob gives the layer.
@@ -206,11 +224,6 @@ impl Store {
         let found = layer.diff_id()?;
         if found == *diff_id { Ok(applied) } else { Err(wrong_diff_id(diff_id, &found)) }
     }
-}
-
-/// A layer as its row has it.
-fn of_row(row: &TreeRow) -> Option<(&DiffId, Ids)> {
-    row.diff_id.as_ref().map(|diff_id| (diff_id, row.ids.unwrap_or_default()))
 }
 
 /// Whether an error is one of bytes that are not the layer's.

@@ -12,6 +12,7 @@ mod documents;
 mod finish;
 mod ingest;
 mod landing;
+mod whole;
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;

@@ -19,8 +19,9 @@ use crate::progress::Context;
 use crate::span::verb;
 use crate::store::layer::wrong_diff_id;
 use crate::store::layer_reader::LayerReader;
-use crate::store::make::{Built, Plan, without_limits};
+use crate::store::make::{Plan, without_limits};
 use crate::store::supply::Supply;
+use crate::sys::durable::SyncPoint;
 use crate::tree::{Applied, Ids, TreeId};
 
 /// Why a tree could not be mended.
@@ -205,12 +206,13 @@ impl Check<'_> {
     fn build_again(&self, lease: LeaseId, row: &SnapshotRow, diff_id: &DiffId, ids: Ids) -> Result<(TreeId, Applied)> {
         let quiet = Context::new(self.cx.progress());
         let plan = Plan::of(&self.store.metadata().read()?, row.parent)?;
-        let below = plan.unmade.iter().filter_map(|row| Some((row.diff_id.as_ref()?, row.ids.unwrap_or_default())));
-        let layers: Vec<(&DiffId, Ids)> = [(diff_id, ids)].into_iter().chain(below).collect();
-        let point = self.store.sync_point()?;
-        let Built { tree, mut applied, .. } = self.store.build(lease, plan.base, &layers, &quiet)?;
-        let done = point.sync().and_then(|()| self.store.backend().usage(tree));
-        applied.usage = done.inspect_err(|_| self.store.discard(tree))?;
-        Ok((tree, applied))
+        let layers: Vec<(&DiffId, Ids)> = [(diff_id, ids)].into_iter().chain(plan.layers()).collect();
+        let mut built = self.store.build(lease, plan.base, &layers, &quiet)?;
+        built.unsynced.take().map_or(Ok(()), SyncPoint::sync)?;
+        let mut applied = built.applied.clone();
+        applied.usage = self.store.backend().usage(built.tree)?;
+        // It is the caller's from here on.
+        built.is_named = true;
+        Ok((built.tree, applied))
     }
 }

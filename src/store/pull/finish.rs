@@ -40,8 +40,7 @@ impl Pull {
         check_reference(ErrorKind::InvalidArgument, reference)?;
         let shared = &*self.0;
         shared.land_all(cx)?;
-        let top = shared.landing().parent.as_ref().map(|top| top.id);
-        shared.store.ensure_made(OP, top, cx)?;
+        shared.name_whole(cx)?;
         let (image, lacking) = shared.name(reference, cx)?;
         let (unpacked, brought, report) = {
             let mut landing = shared.landing();
@@ -66,6 +65,7 @@ impl Pull {
         let (chains, blobs) = {
             let mut landing = shared.landing();
             landing.places.iter_mut().for_each(|place| drop(place.filled.take()));
+            landing.whole = None;
             (std::mem::take(&mut landing.chains), std::mem::take(&mut landing.brought))
         };
         shared.store.with_reserve(|| {

@@ -5,6 +5,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
+use super::whole::Whole;
 use super::{OP, Part, Shared};
 use crate::content::Blob;
 use crate::digest::{ChainId, Digest};
@@ -30,6 +31,8 @@ pub(super) struct Landing {
     pub(super) chains: Vec<ChainId>,
     pub(super) brought: Vec<Digest>,
     pub(super) report: Report,
+    /// Where trees are whole: that of all layers so far.
+    pub(super) whole: Option<Whole>,
     /// The lease that outlives the process.
     pub(super) beside: Option<LeaseId>,
 }
@@ -47,6 +50,19 @@ pub(super) struct Place {
 pub(super) struct Unpacked {
     pub(super) filled: Filled,
     pub(super) report: Report,
+}
+
+impl Unpacked {
+    /// Puts it on the chain that it turns out to stand on; `None` where it cannot stand there.
+    pub(super) fn settle(self, chain: &[TreeId], cx: &Context<'_>) -> Result<Option<Filled>> {
+        let filled = self.filled.settle(chain, cx)?;
+        if filled.is_some() {
+            cx.absorb(self.report);
+        } else {
+            let _ = cx.take_report();
+        }
+        Ok(filled)
+    }
 }
 
 /// Gives the turn back, also when the thread panics.
@@ -68,7 +84,8 @@ impl Shared {
     fn chain_below(&self, index: usize, cx: &Context<'_>) -> Result<Option<Vec<TreeId>>> {
         let parent = {
             let landing = self.landing();
-            if landing.next != index || landing.is_busy {
+            // What moves into a whole tree is unpacked over it by whoever has the turn.
+            if landing.next != index || landing.is_busy || self.store.backend().is_whole() {
                 return Ok(None);
             }
             landing.parent.clone()
@@ -87,7 +104,8 @@ impl Shared {
             }
         }
         // A tree of it that is there will do, or what another chain says is known then.
-        Ok(self.store.metadata().read()?.shareable_trees(&part.diff_id, self.store.ids())?.is_empty())
+        let is_whole = self.store.backend().is_whole();
+        Ok(is_whole || self.store.metadata().read()?.shareable_trees(&part.diff_id, self.store.ids())?.is_empty())
     }
 
     /// Unpacks a layer, before it has a name; by guesses where its chain does not stand yet.
@@ -188,19 +206,13 @@ impl Shared {
         let media_type = Some(&part.reference.descriptor.media_type).filter(|_| !is_plain);
         let bytes = LayerBytes { supply: &supply, crew: &self.crew, media_type, limits: &self.limits };
         let layer = Incoming { bytes: &bytes, diff_id: &part.diff_id, parent, is_proven: false, labels: &labels };
-        let filled = match unpacked {
-            Some(Unpacked { filled, report }) if filled.diff_id == part.diff_id => {
-                let filled = filled.settle(&store.chain_on(parent, &cx)?, &cx)?;
-                if filled.is_some() {
-                    cx.absorb(report);
-                } else {
-                    let _ = cx.take_report();
-                }
-                filled
-            }
-            _ => None,
+        let unpacked = unpacked.filter(|unpacked| unpacked.filled.diff_id == part.diff_id);
+        let landed = if store.backend().is_whole() {
+            self.land_in_whole(lease, &layer, unpacked, &cx)?
+        } else {
+            let filled = unpacked.map_or(Ok(None), |unpacked| unpacked.settle(&store.chain_on(parent, &cx)?, &cx))?;
+            store.land_filled(lease, &layer, filled, &cx)?
         };
-        let landed = store.land_filled(lease, &layer, filled, &cx)?;
         let beside = self.landing().beside;
         if let Some(beside) = beside {
             let transaction = store.metadata().write()?;
