@@ -227,7 +227,7 @@ fn connect(path: &Path, way: Way) -> Result<Connection> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = match way {
         Way::Write | Way::Read => Connection::open_with_flags(path, flags),
-        Way::ReadLog => Connection::open_with_flags_and_vfs(path, flags, c"unix-none"),
+        Way::ReadLog => Connection::open_with_flags_and_vfs(path, flags, "unix-none"),
         Way::ReadImmutable => Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI),
     };
     let connection = opened.map_err(|error| failed(op, error))?;
