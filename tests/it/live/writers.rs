@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, makedev, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -269,6 +269,10 @@ impl Writer {
         }
         mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some("size=20m")).ok()?;
         let volume = self.open_dir(&self.root, name)?;
+        // Another writer may have taken the volume away meanwhile, or put another directory there.
+        if fstat(&volume).ok()?.st_dev == fstat(&self.root).ok()?.st_dev {
+            return None;
+        }
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(&volume, "secret", flags, Mode::S_IRWXU).ok()?);
         file.write_all(SECRET.as_bytes()).ok()
