@@ -182,8 +182,9 @@ mod tests {
     use super::*;
 
     fn new_file(path: &str, file: File) -> NewFile {
-        let path = EntryPath::parse(path.as_bytes()).unwrap();
-        NewFile { file, content: b"content".to_vec(), attributes: Attributes::implied(), path, position: None }
+        let ((uid, gid), path) = (crate::sys::inode::creator(), EntryPath::parse(path.as_bytes()).unwrap());
+        let attributes = Attributes { uid, gid, ..Attributes::implied() };
+        NewFile { file, content: b"content".to_vec(), attributes, path, position: None }
     }
 
     #[test]
