@@ -124,7 +124,8 @@ fn pulls_beside_others() {
     let Ok(text) = std::env::var(AT) else { return };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     let [root, layout, name] = text.split('\n').collect::<Vec<_>>()[..] else { panic!("{text}") };
-    let (store, registry, cx) = (Store::open(root).unwrap(), Registry::of_layout(Path::new(layout)), Context::default());
+    let options = StoreOptions::new(root).ids(if is_root() { Ids::Exact } else { Ids::Squash });
+    let (store, registry, cx) = (Store::open_with(&options).unwrap(), Registry::of_layout(Path::new(layout)), Context::default());
     let pull = registry.begin(&store).unwrap();
     for layer in registry.layers().iter().rev() {
         let Some(mut ingest) = pull.ingest(layer, &cx).unwrap() else { continue };
