@@ -4,6 +4,8 @@
 //! format. Markers are recognised before they get here: an entry's path never names a `.wh.` file, except below `.wh..wh.plnk/`,
 //! where aufs kept the inodes that hardlinks of the same layer point to.
 
+pub(crate) mod capability;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 
+use crate::entry::capability::FileCapability;
 use crate::entry::{Attributes, Xattrs};
 use crate::error::Result;
 use crate::sys::{Stat, inode, xattr};
@@ -88,22 +89,9 @@ fn fate(name: &[u8]) -> Fate {
     }
 }
 
-/// `VFS_CAP_REVISION_MASK` and the revisions of `linux/capability.h`: revision 3 is revision 2 with a root id behind it.
-const REVISION: u32 = 0xff00_0000;
-const REVISION_2: u32 = 0x0200_0000;
-const REVISION_3: u32 = 0x0300_0000;
-
 /// A version 3 capability whose root id is the map's root means the same as one of version 2, which every reader knows.
 fn plain_capability(value: Vec<u8>) -> Vec<u8> {
-    let word = |at: usize| value.get(at..at.saturating_add(4)).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    match (value.len(), word(0), word(20)) {
-        (24, Some(magic), Some(0)) if magic & REVISION == REVISION_3 => {
-            let mut plain = (magic & !REVISION | REVISION_2).to_le_bytes().to_vec();
-            plain.extend_from_slice(value.get(4..20).unwrap_or_default());
-            plain
-        }
-        _ => value,
-    }
+    FileCapability::parse(&value).map_or(value, |capability| capability.with_root(capability.root()))
 }
 
 #[cfg(test)]
