@@ -43,7 +43,7 @@ use markers::{Hidden, Markers};
 use metadata::{Before, Metadata, Mode};
 use owners::Owners;
 
-use crate::entry::{Change, Entry, EntryStream, Position};
+use crate::entry::{Attributes, Change, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Context;
@@ -65,11 +65,15 @@ pub(crate) enum Form {
     Plain {
         /// Whose attributes.
         style: Style,
+        /// Whose a directory is that nobody described.
+        root: (u32, u32),
     },
     /// What is to be [merged](merge()) into a whole tree.
     Change {
         /// As of a whole tree.
         style: Style,
+        /// As of a whole tree.
+        root: (u32, u32),
     },
 }
 
@@ -77,7 +81,16 @@ impl Form {
     #[cfg(test)]
     const fn style(self) -> Style {
         match self {
-            Self::Overlay { style, .. } | Self::Plain { style } | Self::Change { style } => style,
+            Self::Overlay { style, .. } | Self::Plain { style, .. } | Self::Change { style, .. } => style,
+        }
+    }
+
+    /// What a directory has that nobody described.
+    fn implied(self) -> Attributes {
+        let implied = Attributes::implied();
+        match self {
+            Self::Overlay { .. } => implied,
+            Self::Plain { root: (uid, gid), .. } | Self::Change { root: (uid, gid), .. } => Attributes { uid, gid, ..implied },
         }
     }
 

@@ -10,6 +10,7 @@
 //! | run a container | [`prepare`](Store::prepare) gives a [`Mount`]; [`view`](Store::view) a read-only one; [`mounts`](Store::mounts) the same later |
 //! | use a store that cannot be written | it opens for all that reads ([`read_only_reason`](Store::read_only_reason)); [`mount_committed`](Store::mount_committed) needs no key |
 //! | mount it | [`attach`](Mount::attach), [`attach_at`](Mount::attach_at), [`detached`](Mount::detached); [`MountOptions`] with an [`IdMap`] |
+//! | run it in a user namespace | an [`IdMap`] for the mount; where no mount can map owners [`StoreOptions::id_shift`]; all ways: [`namespace`](crate::namespace) |
 //! | have somebody else mount it | [`to_oci`](Mount::to_oci) for config.json, [`options`](Mount::options), [`to_mount2`](Mount::to_mount2) |
 //! | keep what it wrote | [`commit`](Store::commit), [`diff`](Store::diff), [`changes`](Store::changes), [`export`](Store::export) |
 //! | look without mounting | [`open_root`](Store::open_root), [`open_file`](Store::open_file), [`read_dir`](Store::read_dir), [`explain`](Store::explain), [`user`](Store::user) |

@@ -128,6 +128,8 @@ pub struct Mount {
     what: What,
     options: MountOptions,
     id_map: Option<IdMap>,
+    /// With which map the owners on the disk were shifted already.
+    shift: Option<IdMap>,
     /// What the root directory is, where no directory of the base says it.
     root: Option<Attributes>,
     api: Option<Api>,
@@ -151,6 +153,7 @@ impl Mount {
             what: What::Overlay { style, lowers, upper },
             options: MountOptions::new(),
             id_map: None,
+            shift: None,
             root: None,
             api: None,
         };
@@ -191,6 +194,7 @@ impl Mount {
             what: What::Overlay { style, lowers, upper: None },
             options: MountOptions::new(),
             id_map: None,
+            shift: None,
             root: Some(root),
             api: None,
         };
@@ -200,7 +204,15 @@ impl Mount {
 
     /// A second view of one directory.
     pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
-        Self { base, what: What::Bind { source, access }, options: MountOptions::new(), id_map: None, root: None, api: None }
+        Self {
+            base,
+            what: What::Bind { source, access },
+            options: MountOptions::new(),
+            id_map: None,
+            shift: None,
+            root: None,
+            api: None,
+        }
     }
 
     /// The same with these options, instead of those that it had. Where they have no id map, it keeps its own.
@@ -215,14 +227,30 @@ impl Mount {
                 .at(self.place())
                 .because(format!("the option {key} is overlayfs's, and this is a bind mount (of the copy backend)")));
         }
-        let id_map = options.id_map.clone().or(self.id_map);
-        Ok(Self { options: options.clone(), id_map, ..self })
+        Self { options: options.clone(), ..self }.with_id_map(options.id_map.clone())
     }
 
-    /// The same, with owners shown through this map.
+    /// The same, with owners shown through this map. Where they are on the disk as this very map has them, nothing is left to be shown.
+    ///
+    /// # Errors
+    /// `Unsupported` where another map has been applied on the disk.
+    pub(crate) fn with_id_map(self, id_map: Option<IdMap>) -> Result<Self> {
+        match (&id_map, &self.shift) {
+            (Some(map), Some(shift)) if map == shift => Ok(self),
+            (Some(map), Some(shift)) => Err(Error::new(ErrorKind::Unsupported, "mount")
+                .at(self.place())
+                .because(format!(
+                    "on the disk owners are shifted by the store's id map {shift}, and cannot be shown through {map} as well"
+                ))
+                .with_hint("leave the id map out; for containers with different maps make a store without one")),
+            _ => Ok(Self { id_map: id_map.or(self.id_map), ..self }),
+        }
+    }
+
+    /// The same, of a directory whose owners are on the disk as this map has them.
     #[must_use]
-    pub(crate) fn with_id_map(self, id_map: Option<IdMap>) -> Self {
-        Self { id_map: id_map.or(self.id_map), ..self }
+    pub(crate) fn shifted_by(self, map: IdMap) -> Self {
+        Self { shift: Some(map), ..self }
     }
 
     /// Which owners it shows for those on the disk; `None` for the same.

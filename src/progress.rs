@@ -68,9 +68,9 @@ pub enum Reason {
     Socket,
     /// An owner outside the id map became the map's root (`Ids::Squash`).
     IdSquashed {
-        /// The layer's owner.
+        /// The layer's owner; where a tree that is [shifted](crate::store::StoreOptions::id_shift) is read, the owner on the disk.
         uid: u32,
-        /// The layer's group.
+        /// The group likewise.
         gid: u32,
     },
     /// The file changed its size while it was read; it was cut or filled with zeros.

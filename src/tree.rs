@@ -42,10 +42,10 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ids {
-    /// As the layer says; an owner outside the process's id map is an `IdNotMapped` error.
+    /// As the layer says; an owner outside the process's id map, or the store's, is an `IdNotMapped` error.
     #[default]
     Exact,
-    /// An owner outside the process's id map becomes the map's root, and is reported.
+    /// An owner outside the process's id map, or the store's, becomes the map's root, and is reported.
     Squash,
 }
 

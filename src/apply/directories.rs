@@ -248,7 +248,7 @@ impl Applier<'_> {
         let attributes = match (state, self.lower) {
             (State::Lower, Lower::Unknown) => {
                 // What it is in fact is filled in when that is known.
-                let attributes = self.metadata.admit(&path, Attributes::implied())?;
+                let attributes = self.metadata.admit(&path, self.form.implied())?;
                 self.facts.record(path.clone(), Detail::Attributes, Answer::Directory(Some(Box::new(attributes.clone()))));
                 attributes
             }
@@ -258,7 +258,7 @@ impl Applier<'_> {
                 self.facts.record(path.clone(), Detail::Attributes, Answer::Directory(Some(Box::new(attributes.clone()))));
                 attributes
             }
-            _ => self.metadata.admit(&path, Attributes::implied())?,
+            _ => self.metadata.admit(&path, self.form.implied())?,
         };
         let replaces = state == State::New { replaces: true };
         let opaque = replaces && self.here()?.lower;

@@ -76,7 +76,9 @@ impl<'a> Metadata<'a> {
         }
         match self.form {
             Form::Overlay { style, escapes } if style.owns(name) => !escapes,
-            Form::Plain { style: Style::Trusted } | Form::Change { style: Style::Trusted } if Style::Trusted.owns(name) => false,
+            Form::Plain { style: Style::Trusted, .. } | Form::Change { style: Style::Trusted, .. } if Style::Trusted.owns(name) => {
+                false
+            }
             _ => name.starts_with(b"trusted."),
         }
     }

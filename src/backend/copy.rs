@@ -45,19 +45,31 @@ pub struct Copy {
     base: Base,
     style: XattrStyle,
     parallelism: Parallelism,
+    /// Whose a directory is that nobody described.
+    root: (u32, u32),
 }
 
 impl Copy {
     /// Keeps trees in a directory, which should be empty or of this backend. `style` says whose attributes an overlay store of this
     /// process would speak, and so which ones layers may set: `Trusted` for root, `User` in a user namespace.
     pub const fn new(base: Base, style: XattrStyle) -> Self {
-        Self { base, style, parallelism: Parallelism::ONE }
+        Self { base, style, parallelism: Parallelism::ONE, root: (0, 0) }
     }
 
     /// Copies by so many threads; by one by default.
     #[must_use]
     pub fn parallelism(self, parallelism: Parallelism) -> Self {
         Self { parallelism, ..self }
+    }
+
+    /// Gives what nobody described to another than root: trees are kept with other ids than their containers'.
+    pub(super) fn rooted(self, root: (u32, u32)) -> Self {
+        Self { root, ..self }
+    }
+
+    fn implied(&self) -> Attributes {
+        let (uid, gid) = self.root;
+        Attributes { uid, gid, ..Attributes::implied() }
     }
 
     fn trees(&self) -> Result<Dir> {
@@ -129,7 +141,7 @@ impl Copy {
     }
 
     const fn change(&self) -> apply::Form {
-        apply::Form::Change { style: self.style }
+        apply::Form::Change { style: self.style, root: self.root }
     }
 
     /// The tree of the parent as the root of questions.
@@ -150,7 +162,7 @@ impl Copy {
             let (own, fs) = self.copy_of(tree, chain, &|| cx.check("apply layer"))?;
             Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
         };
-        let form = apply::Form::Plain { style: self.style };
+        let form = apply::Form::Plain { style: self.style, root: self.root };
         let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
         self.trees()?.child(tree.to_string().as_bytes())?.remove_tree(SCRATCH)?;
         let fs = self.own_fs(tree)?;
@@ -158,7 +170,7 @@ impl Copy {
             (Some(root), _) => root.clone(),
             // Entries changed the directory's time; what it is stays (SEMANTICS §1.7).
             (None, Some(&parent)) => inode::attributes(self.fs(parent)?)?,
-            (None, None) => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
+            (None, None) => apply::own_root("apply layer", ids, self.implied(), cx)?,
         };
         let refused = dress(&fs, &root)?;
         if applied.root.is_some() {
@@ -262,7 +274,7 @@ impl Backend for Copy {
         let is_first = own.try_child(SCRATCH)?.is_some();
         let root = match &applied.root {
             Some(root) => root.clone(),
-            None if is_first => apply::own_root("apply layer", ids, Attributes::implied(), cx)?,
+            None if is_first => apply::own_root("apply layer", ids, self.implied(), cx)?,
             // Entries change the directory's time; what it is stays (SEMANTICS §1.7).
             None => inode::attributes(&fs)?,
         };
@@ -445,4 +457,4 @@ fn is_refusal(error: &Error) -> bool {
 
 #[cfg(feature = "testing")]
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

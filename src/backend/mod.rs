@@ -6,12 +6,14 @@
 mod copy;
 mod overlay;
 pub(crate) mod probe;
+mod shifted;
 
 pub use crate::compare::{Contents, Difference, Fault};
 pub use crate::diff::look::{Found, Look, Marker};
 pub use crate::sys::capabilities::{Capabilities, Capability};
 pub use copy::Copy;
 pub use overlay::Overlay;
+pub(crate) use shifted::check_shift;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -76,6 +78,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// The longest chain that can be mounted.
     fn longest_chain(&self) -> usize;
+
+    /// With which map owners are on the disk where they are not the container's: what is written gets the host's ids, what is told the
+    /// container's. `None` where a mount shows what is on the disk to a container as it is, or [through a map](Mount::id_map).
+    fn id_shift(&self) -> Option<&IdMap> {
+        None
+    }
 
     /// Makes an empty writable tree over a chain, whose root has these attributes. Durable when it returns. A directory left there by
     /// a crash is replaced.
@@ -212,6 +220,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     }
 
     /// The root directory of what is seen of a chain, of a tree over it where there is one, for reading alone; it is attached nowhere.
+    /// Its owners are those on the disk ([`id_shift`](Self::id_shift)).
     /// `O_PATH` or opened for reading. `None` where nothing is in it.
     ///
     /// # Errors

@@ -43,6 +43,11 @@ pub(super) struct Global {
     /// How trees are kept and stacked; fixed when the store is made
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "BACKEND", default_value = "auto")]
     pub(super) backend: BackendName,
+    /// Keep trees with the host's ids of this map, by the copy backend: for containers with that map on file systems without idmapped
+    /// mounts; fixed when the store is made: CONTAINER:HOST:COUNT, several separated by commas, `u:` or `g:` before one that is for
+    /// users or groups alone
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "MAP", value_parser = parsed::<IdMap>)]
+    pub(super) id_shift: Option<IdMap>,
     /// Also on a file system of the network, where two processes that use the store at once can destroy it
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) any_file_system: bool,

@@ -74,7 +74,7 @@ fn write(store: &Store, key: &str, config: &Option<ImageConfig>, arguments: &Bun
         args: (!arguments.command.is_empty()).then(|| arguments.command.clone()),
         terminal: arguments.terminal,
         in_user_namespace: !namespace::is_initial(),
-        id_map: arguments.options.id_map.clone(),
+        id_map: arguments.options.id_map.as_ref().or(store.id_shift()).cloned(),
     };
     let document = config.runtime_config(&user, &options);
 

@@ -39,12 +39,13 @@ impl<'a> Session<'a> {
             DurabilityName::Relaxed => Durability::Relaxed,
         };
         let parallelism = global.threads.map_or_else(Parallelism::default, |threads| Parallelism::new(threads.get()));
-        let options = StoreOptions::new(root)
+        let mut options = StoreOptions::new(root)
             .backend(backend)
             .ids(ids)
             .durability(durability)
             .parallelism(parallelism)
             .file_systems(file_systems);
+        options.id_shift.clone_from(&global.id_shift);
         let store = Store::open_with(&options)?;
         tracing::debug!(store = %store.root().display(), backend = store.backend().name(), reason = store.backend_reason(), "opened");
         Ok(Self { store, output })
@@ -84,7 +85,8 @@ impl<'a> Session<'a> {
 /// What the library calls squashing is an option here.
 fn name_the_option(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::IdNotMapped => error.with_hint(
+        // What is read from a tree is not for an import to squash.
+        ErrorKind::IdNotMapped if error.hint().is_some_and(|hint| hint.contains("squash")) => error.with_hint(
             "let all such owners become root with --ids squash; or give the user sub-ids, which `plywood doctor` shows how to do; or run it as root",
         ),
         _ => error,

@@ -14,6 +14,9 @@ use crate::sys::namespace::child::user_namespace;
 /// How many ranges of users, and of groups, the kernel takes.
 const RANGES_MAX: usize = 340;
 
+/// Whom something seems to belong to where its owner has no id: the kernel's `overflowuid` and `overflowgid`, unless somebody set them.
+const NOBODY: u32 = 65_534;
+
 /// The map of a container's user namespace: ids in the container, which are those on the disk, against ids of the host. What belongs to
 /// `inside` on the disk looks to the host as if it belonged to `outside`, and so to the container as if it belonged to `inside`; what the
 /// container makes has its ids on the disk.
@@ -26,6 +29,7 @@ const RANGES_MAX: usize = 340;
 ///
 /// let map: IdMap = "0:100000:65536".parse()?;
 /// assert_eq!(map.to_host(1, 1), Some((100001, 100001)));
+/// assert_eq!(map.to_container(165535, 100000), Some((65535, 0)));
 /// let apart: IdMap = "u:0:100000:1000,g:0:200000:1000".parse()?;
 /// assert_eq!(apart.to_string(), "u:0:100000:1000,g:0:200000:1000");
 /// assert!("0:100000:0".parse::<IdMap>().is_err());
@@ -84,6 +88,17 @@ impl IdMap {
     /// What a container's user and group are outside it; `None` where one of them is not mapped.
     pub fn to_host(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
         self.0.maps.uids.to_outside(uid).zip(self.0.maps.gids.to_outside(gid))
+    }
+
+    /// What a user and a group of the host are in the container; `None` where one of them is not mapped.
+    pub fn to_container(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        self.0.maps.uids.to_inside(uid).zip(self.0.maps.gids.to_inside(gid))
+    }
+
+    /// Whom a container sees as the owner of what is a user's and a group's of the host.
+    pub(crate) fn seen(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let maps = self.maps();
+        (maps.uids.to_inside(uid).unwrap_or(NOBODY), maps.gids.to_inside(gid).unwrap_or(NOBODY))
     }
 
     pub(crate) fn maps(&self) -> &IdMaps {

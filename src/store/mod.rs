@@ -139,6 +139,7 @@ use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::Metadata;
+use crate::mount::IdMap;
 use crate::parallel::Parallelism;
 use crate::sys::Dir;
 use crate::sys::ids::IdMaps;
@@ -196,6 +197,11 @@ impl Store {
     /// What becomes of owners outside the id map when layers are imported and snapshots made.
     pub fn ids(&self) -> Ids {
         self.inner.ids
+    }
+
+    /// By which map owners are shifted on the disk; `None` where they are the container's. See [`StoreOptions::id_shift`].
+    pub fn id_shift(&self) -> Option<&IdMap> {
+        self.backend().id_shift()
     }
 
     /// Why nothing can be changed in the store; `None` where it can. Of a store that cannot be written everything is read, diffed, exported

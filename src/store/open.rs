@@ -7,13 +7,14 @@ use tracing::field::Empty;
 
 use super::directories::{Home, LOCKS, TREES};
 use super::{Inner, Store};
-use crate::backend::Backend;
-use crate::backend::probe::{self, Chosen, Wanted};
+use crate::backend::probe::{self, Chosen, Means, Wanted};
+use crate::backend::{Backend, check_shift};
 use crate::content::Content;
 use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Locks;
 use crate::metadata::{DATABASE, Metadata, StoreRow};
+use crate::mount::IdMap;
 use crate::parallel::Parallelism;
 use crate::span::verb;
 use crate::sys::flock::Sharing;
@@ -70,6 +71,9 @@ pub struct StoreOptions {
     /// What becomes of owners outside the id map when layers are imported and snapshots made. `Exact` by default. An ordinary user
     /// outside a user namespace can own files as himself alone.
     pub ids: Ids,
+    /// By which map owners are shifted on the disk; a store keeps the map that it was made with. None by default. See
+    /// [`id_shift`](Self::id_shift).
+    pub id_shift: Option<IdMap>,
     /// What a layer may ask for. Figures that no honest image meets by default.
     pub limits: Limits,
     /// What becomes of layers' blobs that were unpacked. Kept by default.
@@ -89,6 +93,7 @@ impl StoreOptions {
             root: root.into(),
             backend: BackendChoice::Auto,
             ids: Ids::default(),
+            id_shift: None,
             limits: Limits::default(),
             blobs: BlobPolicy::default(),
             file_systems: FileSystems::default(),
@@ -122,6 +127,33 @@ impl StoreOptions {
     #[must_use]
     pub fn ids(mut self, ids: Ids) -> Self {
         self.ids = ids;
+        self
+    }
+
+    /// With trees whose owners are on the disk what this map makes of the container's, for containers in a user namespace with that map on
+    /// file systems that cannot show other owners than they have. Where they can (`plywood doctor` says so), mount with the map instead
+    /// ([`PrepareOptions::id_map`](super::PrepareOptions::id_map)): then containers with different maps share one copy.
+    ///
+    /// It is the copy backend alone that shifts, and a store has one map, from its creation on; it is opened with the same or with none
+    /// said. Whatever is told of a tree, and every layer that comes out of it, has the container's ids; so have the users and groups in
+    /// ACLs, and a file capability is for the container's root. An id without a place in the map is `IdNotMapped`, with the path;
+    /// with [`Ids::Squash`] such an owner becomes the container's root, and what else names such an id is left out, both reported.
+    ///
+    /// ```
+    /// # let directory = plywood::testing::temporary_directory()?;
+    /// # let root = directory.path().join("store");
+    /// use plywood::store::{Store, StoreOptions};
+    ///
+    /// match Store::open_with(&StoreOptions::new(root).id_shift("0:100000:65536".parse()?)) {
+    ///     Ok(store) => assert_eq!(store.id_shift().map(ToString::to_string).as_deref(), Some("0:100000:65536")),
+    ///     // Only who may give files away can make one.
+    ///     Err(error) => assert_eq!(error.kind(), plywood::ErrorKind::IdNotMapped),
+    /// }
+    /// # Ok::<_, plywood::Error>(())
+    /// ```
+    #[must_use]
+    pub fn id_shift(mut self, map: IdMap) -> Self {
+        self.id_shift = Some(map);
         self
     }
 
@@ -181,8 +213,8 @@ impl Store {
     /// # Errors
     /// `PermissionDenied` for a directory that cannot be written, and for a store that belongs to another user, whoever asks;
     /// `Unsupported` where the file system or the system cannot do what the backend needs, or the file system is one that no store is
-    /// [safe](FileSystems) on; `InvalidArgument` for a directory that is used for something else, and for another backend than the store was
-    /// made with; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
+    /// [safe](FileSystems) on; `InvalidArgument` for a directory that is used for something else, and for another backend or id map than the
+    /// store was made with; `IdNotMapped` where this process cannot give files to the ids of its map; `IncompatibleFormat` for a store that a later version wrote; `Corrupt`, `NoSpace`, `Io`.
     pub fn open_with(options: &StoreOptions) -> Result<Self> {
         verb!("open", store = %options.root.display(), backend = Empty).run(|span| {
             let store = Self::open_now(options)?;
@@ -228,6 +260,9 @@ fn open_in(home: Home, path: &Path, options: &StoreOptions) -> Result<Option<Sto
         if metadata.is_made()? {
             let row = metadata.read()?.store()?;
             let found = Found::again(options, &row, path, home.directory(TREES)?)?;
+            if let (Some(map), None) = (found.backend.id_shift(), &home.read_only) {
+                check_shift(map).map_err(|error| error.at(path))?;
+            }
             return assemble(&home, path, options, metadata, found).map(Some);
         }
         if !home.alone {
@@ -309,13 +344,19 @@ struct Found {
 impl Found {
     /// For a new store.
     fn make(options: &StoreOptions, path: &Path, trees: Dir) -> Result<Self> {
+        if let Some(map) = &options.id_shift {
+            check_shift(map)?;
+        }
         let wanted = match &options.backend {
-            BackendChoice::Custom(backend) => return Ok(Self::custom(backend)),
+            BackendChoice::Custom(backend) => {
+                let found = Self::custom(backend);
+                return check_map(options, &found, path).map(|()| found);
+            }
             BackendChoice::Auto => Wanted::Auto,
             BackendChoice::Overlay => Wanted::Overlay,
             BackendChoice::Copy => Wanted::Copy,
         };
-        probe::choose(wanted, &path.join(TREES), trees, options.parallelism).map(Self::from)
+        probe::choose(wanted, means(options, &path.join(TREES), trees), options.id_shift.as_ref()).map(Self::from)
     }
 
     /// For a store that is there.
@@ -333,10 +374,11 @@ impl Found {
                 .because(format!("the store was made with the {} backend, not with {named}", row.backend))
                 .with_hint("leave the choice of the backend out, or use another directory"));
         }
-        match choice {
-            BackendChoice::Custom(backend) => Ok(Self::custom(backend)),
-            _ => probe::reopen(&row.backend, &row.style, &path.join(TREES), trees, options.parallelism).map(Self::from),
-        }
+        let found = match choice {
+            BackendChoice::Custom(backend) => Self::custom(backend),
+            _ => probe::reopen(&row.backend, &row.style, means(options, &path.join(TREES), trees)).map(Self::from)?,
+        };
+        check_map(options, &found, path).map(|()| found)
     }
 
     fn custom(backend: &Arc<dyn Backend>) -> Self {
@@ -346,6 +388,22 @@ impl Found {
 
 impl From<Chosen> for Found {
     fn from(Chosen { backend, style, reason }: Chosen) -> Self {
-        Self { backend, style: style.to_owned(), reason }
+        Self { backend, style, reason }
     }
+}
+
+const fn means<'a>(options: &StoreOptions, path: &'a Path, trees: Dir) -> Means<'a> {
+    Means { path, trees, parallelism: options.parallelism, ids: options.ids }
+}
+
+/// Refuses a map that is not the backend's.
+fn check_map(options: &StoreOptions, found: &Found, path: &Path) -> Result<()> {
+    let reason = match (&options.id_shift, found.backend.id_shift()) {
+        (None, _) => return Ok(()),
+        (Some(wanted), Some(map)) if wanted == map => return Ok(()),
+        (Some(wanted), Some(map)) => format!("the store shifts owners by the id map {map}, not by {wanted}"),
+        (Some(wanted), None) => format!("the store does not shift owners, and so not by the id map {wanted}"),
+    };
+    let error = Error::new(ErrorKind::InvalidArgument, "open store").at(path).because(reason);
+    Err(error.with_hint("leave the id map out, or use another directory: what is on the disk has one map"))
 }

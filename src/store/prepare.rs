@@ -32,7 +32,8 @@ pub struct PrepareOptions {
 impl PrepareOptions {
     /// For a container with this id map: [`MountOptions::id_map`](crate::mount::MountOptions::id_map). A parent with an owner outside the
     /// map is refused as `IdNotMapped`, unless the store squashes owners; the container sees such files as nobody's then. Who asks for
-    /// the [`mounts`](Store::mounts) of the key later says the map again.
+    /// the [`mounts`](Store::mounts) of the key later says the map again. In a store that [shifts](super::StoreOptions::id_shift) owners by
+    /// this very map nothing is left to be mapped; another one is `Unsupported` there.
     #[must_use]
     pub fn id_map(mut self, map: IdMap) -> Self {
         self.id_map = Some(map);
@@ -107,7 +108,7 @@ impl Store {
         }
         let parent = row;
         self.check_height(op, key.as_str(), chain.len())?;
-        if let Some(map) = &options.id_map {
+        if let Some(map) = options.id_map.as_ref().filter(|_| self.id_shift().is_none()) {
             self.check_owners(op, &chain, &root, map)?;
         }
         // What a power cut leaves of a whole copy is not to be taken for a container's data. Of a tree that holds nothing yet it is little.
@@ -119,7 +120,7 @@ impl Store {
                 Access::ReadOnly => self.backend().create_view(tree, &chain, &root)?,
                 Access::ReadWrite => self.backend().create(tree, &chain, &root)?,
             }
-            let mount = self.backend().mount(tree, &chain, access)?.with_id_map(options.id_map.clone());
+            let mount = self.backend().mount(tree, &chain, access)?.with_id_map(options.id_map.clone())?;
             let parent_id = parent.as_ref().map(|parent| parent.id);
             let labels = &options.labels;
             let new = NewSnapshot { name: key.as_str(), kind, parent: parent_id, tree, root: &root, labels };
@@ -169,6 +170,8 @@ impl Store {
     /// Else it is for the backend to say whether it can be had.
     pub(super) fn own_root(&self, op: &'static str, root: Attributes) -> Result<Attributes> {
         match self.ids() {
+            // Whose it is on the disk, and whether it can be, is the backend's.
+            _ if self.id_shift().is_some() => Ok(root),
             Ids::Exact => Ok(root),
             Ids::Squash => own_root(op, Ids::Squash, root, &Context::default()),
         }

@@ -14,6 +14,7 @@ use super::{Store, no_snapshot};
 use crate::entry::{Attributes, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Reader;
+use crate::mount::IdMap;
 use crate::progress::Context;
 use crate::snapshot::Kind;
 use crate::sys::{Root, Stat, inode};
@@ -25,6 +26,8 @@ pub struct OpenRoot {
     root: Option<Root>,
     /// Of the root directory, which belong to the snapshot. An Active one's own directory says what they are.
     attributes: Option<Attributes>,
+    /// What makes the container's owners of those on the disk.
+    shift: Option<IdMap>,
 }
 
 /// What something in a snapshot is.
@@ -100,7 +103,7 @@ impl Store {
         };
         reader.refuse_damaged(op, name, &[tree.as_slice(), chain.as_slice()].concat())?;
         let root = self.backend().open_root(tree, &chain)?.map(Root::from_fd);
-        Ok(OpenRoot { root, attributes: (row.kind != Kind::Active).then_some(row.root) })
+        Ok(OpenRoot { root, attributes: (row.kind != Kind::Active).then_some(row.root), shift: self.id_shift().cloned() })
     }
 
     /// Opens a regular file of a snapshot for reading.
@@ -200,7 +203,10 @@ impl OpenRoot {
     }
 
     fn describe(&self, stat: Stat, target: Option<Vec<u8>>) -> Result<FileInfo> {
-        let own = describe(&stat, target);
+        let mut own = describe(&stat, target);
+        if let Some(map) = &self.shift {
+            (own.uid, own.gid) = map.seen(own.uid, own.gid);
+        }
         match &self.attributes {
             Some(root) if self.root.as_ref().map(inode::stat).transpose()?.is_some_and(|own| own.same_inode(&stat)) => {
                 Ok(FileInfo { mode: root.mode, uid: root.uid, gid: root.gid, mtime: root.mtime, ..own })

@@ -5,6 +5,8 @@ mod crashes;
 mod fake;
 #[cfg(feature = "testing")]
 mod id_maps;
+#[cfg(feature = "testing")]
+mod id_shift;
 mod leases;
 mod opening;
 mod processes;

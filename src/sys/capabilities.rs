@@ -16,7 +16,7 @@
 //! | `mount(2)` as well | | the copy backend; trees are read, diffed and committed, and attaching one is an error |
 //! | `open_tree`, `move_mount` | 5.2 | overlays are made by `mount(2)` where `fsopen` is missing too, and cannot be passed on detached |
 //! | `mount_setattr` | 5.12 | read-only bind mounts by remounting; no id maps |
-//! | idmapped mounts of the file system | 5.12 to 6.3 | `Unsupported` for a mount with an id map |
+//! | idmapped mounts of the file system | 5.12 to 6.3 | `Unsupported` for a mount with an id map; a store with one map (`id_shift`) |
 //! | idmapped layers of overlayfs | 5.19 | the same on the overlay backend |
 //! | escaped `overlay.` xattrs | 6.7 | they are left out of layers, and reported |
 //! | whiteouts without `CAP_MKNOD` | 5.8 | the copy backend |
@@ -224,7 +224,7 @@ fn id_mapped_mounts(scratch: &Scratch) -> Capability {
         "id-mapped-mounts",
         found.map_err(|error| explain(&error)),
         cost,
-        "root, and Linux 5.12 with ext4, 5.15 with btrfs, 5.19 with xfs or 6.3 with tmpfs",
+        "root, and Linux 5.12 with ext4, 5.15 with btrfs, 5.19 with xfs or 6.3 with tmpfs; elsewhere a store with --id-shift",
     )
 }
 

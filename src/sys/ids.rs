@@ -60,6 +60,27 @@ impl IdMap {
         self.0.iter().find_map(|range| range.find(id))
     }
 
+    /// What an id of the parent namespace is in this one.
+    pub(crate) fn to_inside(&self, id: u32) -> Option<u32> {
+        let turned = |range: &IdRange| IdRange { inside: range.outside, outside: range.inside, count: range.count };
+        self.0.iter().find_map(|range| turned(range).find(id))
+    }
+
+    /// The first of `count` ids from `first` on that is not in the namespace.
+    pub(crate) fn first_missing(&self, first: u32, count: u32) -> Option<u32> {
+        let end = u64::from(first).saturating_add(u64::from(count));
+        let mut id = u64::from(first);
+        while id < end {
+            let holds = |range: &&IdRange| {
+                let start = u64::from(range.inside);
+                (start..start.saturating_add(u64::from(range.count))).contains(&id)
+            };
+            let Some(range) = self.0.iter().find(holds) else { return u32::try_from(id).ok() };
+            id = u64::from(range.inside).saturating_add(u64::from(range.count));
+        }
+        None
+    }
+
     #[cfg(test)]
     /// Whether every id is mapped to itself, as in the initial namespace.
     pub(crate) fn is_identity(&self) -> bool {
@@ -119,8 +140,28 @@ mod tests {
         assert_eq!(map.to_outside(65_536), Some(165_535));
         assert_eq!(map.to_outside(65_537), None);
         assert!(map.contains(7) && !map.contains(70_000));
+        assert_eq!(map.to_inside(1000), Some(0));
+        assert_eq!(map.to_inside(165_535), Some(65_536));
+        assert_eq!((map.to_inside(0), map.to_inside(99_999), map.to_inside(165_536)), (None, None, None));
         assert_eq!(map.count(), 65_537);
         assert!(!map.is_identity());
+    }
+
+    #[test]
+    fn ranges_beside_each_other_hold_what_lies_across_them() {
+        let map = IdMap::parse(
+            "10 0 5
+0 100 10
+20 200 1
+",
+        )
+        .unwrap();
+        assert_eq!((map.first_missing(0, 15), map.first_missing(3, 0), map.first_missing(20, 1)), (None, None, None));
+        assert_eq!(
+            (map.first_missing(0, 16), map.first_missing(14, 7), map.first_missing(20, u32::MAX)),
+            (Some(15), Some(15), Some(21))
+        );
+        assert_eq!(IdMap::identity().first_missing(0, u32::MAX), None);
     }
 
     #[test]

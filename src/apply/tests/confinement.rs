@@ -179,7 +179,7 @@ fn an_ordinary_user_can_squash_in_plain_form() {
     symlink(temp.path().join("outside"), temp.path().join("tree/link")).unwrap();
     let mut fresh = || Ok(Place { tree: Dir::open(temp.path().join("tree"))?, scratch: Dir::open(temp.path().join("scratch"))? });
     let cx = Context::default();
-    let form = Form::Plain { style: crate::whiteout::overlay::Style::User };
+    let form = Form::Plain { style: crate::whiteout::overlay::Style::User, root: (0, 0) };
     apply(&mut fresh, None, form, &mut Many(0, 50), Ids::Squash, &cx).unwrap();
     let layer =
         Layer::new().file("ro/x", "").dir("ro", 0o500).file("ro/y", "").dir("none", 0o0).file("none/z", "").file("ro/w", "");

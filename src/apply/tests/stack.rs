@@ -19,7 +19,7 @@ use crate::tree::{Applied, Fact, Ids};
 use crate::whiteout::overlay::Style;
 
 pub(super) const OVERLAY: Form = Form::Overlay { style: Style::Trusted, escapes: true };
-pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted };
+pub(super) const PLAIN: Form = Form::Plain { style: Style::Trusted, root: (0, 0) };
 
 /// How many layers were applied by guesses, and how many of these their parents confirmed.
 pub(super) static GUESSED: AtomicUsize = AtomicUsize::new(0);
@@ -28,7 +28,7 @@ pub(super) static CONFIRMED: AtomicUsize = AtomicUsize::new(0);
 /// All forms, as this process can mount them.
 pub(super) fn forms() -> [Form; 3] {
     let style = if crate::sys::namespace::is_initial() { Style::Trusted } else { Style::User };
-    [Form::Overlay { style, escapes: true }, Form::Plain { style }, Form::Change { style }]
+    [Form::Overlay { style, escapes: true }, Form::Plain { style, root: (0, 0) }, Form::Change { style, root: (0, 0) }]
 }
 
 /// Whether layers with any owner can be applied and mounted here; says so where not.

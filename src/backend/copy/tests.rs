@@ -118,8 +118,9 @@ fn by_descriptor(mount: impl AsFd) -> std::path::PathBuf {
     format!("/proc/{}/fd/{}", std::process::id(), mount.as_fd().as_raw_fd()).into()
 }
 
+/// Collects what a diff says.
 #[derive(Default)]
-struct Changes(Vec<(LayerEntry, Status)>);
+pub(in crate::backend) struct Changes(pub(in crate::backend) Vec<(LayerEntry, Status)>);
 
 impl EntrySink for Changes {
     fn entry(&mut self, entry: &Entry, status: Status) -> Result<()> {

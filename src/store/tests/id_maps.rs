@@ -8,23 +8,23 @@ use crate::sys::namespace::child::user_namespace;
 use crate::sys::test_support::{Child, mounting_as_root};
 use crate::testing::{Layer, Tree};
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
-const CAPABILITY: &str = "security.capability";
+pub(super) const CAPABILITY: &str = "security.capability";
 
 /// `cap_net_raw+ep`, version 2.
-const PING: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(super) const PING: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Read for the user 1000 beside the owner.
-fn acl() -> Vec<u8> {
+pub(super) fn acl() -> Vec<u8> {
     let entry = |tag: u16, mode: u16, id: u32| [&tag.to_le_bytes()[..], &mode.to_le_bytes(), &id.to_le_bytes()].concat();
     let none = u32::MAX;
     [2_u32.to_le_bytes().to_vec(), entry(1, 6, none), entry(2, 4, 1000), entry(4, 4, none), entry(16, 4, none), entry(32, 4, none)]
         .concat()
 }
 
-fn base() -> Layer {
+pub(super) fn base() -> Layer {
     Layer::new()
         .dir("", 0o755)
         .dir("bin", 0o755)
@@ -52,7 +52,7 @@ fn base() -> Layer {
         .file("hidden/x", "x")
 }
 
-fn map(text: &str) -> IdMap {
+pub(super) fn map(text: &str) -> IdMap {
     text.parse().unwrap()
 }
 
@@ -95,7 +95,7 @@ impl Mapped {
 }
 
 /// Runs `work` in a container's root directory, as root of a user namespace with this map; without one as root of the host.
-fn inside(map: Option<&IdMap>, mount: &Detached, work: impl FnOnce() -> String) -> String {
+pub(super) fn inside(map: Option<&IdMap>, mount: &impl AsFd, work: impl FnOnce() -> String) -> String {
     let namespace = map.map(|map| user_namespace(map.maps()).unwrap());
     let enter = || -> nix::Result<()> {
         nix::unistd::fchdir(mount.as_fd())?;
@@ -111,7 +111,7 @@ fn inside(map: Option<&IdMap>, mount: &Detached, work: impl FnOnce() -> String) 
 }
 
 /// Everything that a container can do to its files, without the ways in which it may not.
-fn live() -> String {
+pub(super) fn live() -> String {
     fs::write("new", "new").unwrap();
     chown("new", Some(1000), Some(65_535)).unwrap();
     xattr::set("new", CAPABILITY, &PING).unwrap();
@@ -135,7 +135,7 @@ fn live() -> String {
 }
 
 /// What is there, with all that a container can see of it.
-fn seen() -> String {
+pub(super) fn seen() -> String {
     format!("{:#?}", Tree::read(".").unwrap())
 }
 

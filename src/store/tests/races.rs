@@ -204,7 +204,7 @@ fn layer() -> Layer {
 fn all(swaps: u64) {
     for (what, form) in [
         ("apply in overlay form", Form::Overlay { style: Style::Trusted, escapes: true }),
-        ("apply in plain form", Form::Plain { style: Style::Trusted }),
+        ("apply in plain form", Form::Plain { style: Style::Trusted, root: (0, 0) }),
     ] {
         Scene::new().race(what, swaps, |scene| {
             let lower = Root::new(scene.open("lower"));

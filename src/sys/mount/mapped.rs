@@ -24,7 +24,8 @@ pub(crate) fn clone_mapped(directory: impl AsFd, user_namespace: impl AsFd) -> R
 }
 
 fn explain(error: Error) -> Error {
-    const ELSEWHERE: &str = "put the store on ext4, xfs, btrfs or tmpfs";
+    const ELSEWHERE: &str =
+        "put the store on ext4, xfs, btrfs or tmpfs; or make one that shifts owners on the disk by one map (`--id-shift`)";
     let (reason, hint) = match error.raw_os_error() {
         Some(libc::EINVAL) => ("the file system cannot show other owners than those on the disk (no idmapped mounts)", ELSEWHERE),
         Some(libc::EPERM) => (

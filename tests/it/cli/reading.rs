@@ -40,6 +40,65 @@ as_everybody! {
             assert_eq!(store.error(&["cat", "nobody", "x"])["kind"], "NotFound");
         }
     }
+    owners_are_shifted_on_the_disk_and_told_as_the_containers {
+        let store = Store::new("auto");
+        let ids = in_namespace(&store, "cat /proc/self/uid_map").ok().stdout;
+        let count: u64 = ids.lines().map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum();
+        let layer = Layer::new().dir("", 0o755).dir("d", 0o750).owner(5, 6).file("d/f", "f").owner(998, 999).file("i/f", "");
+        fs::write(store.path("layer.tar"), layer.tar()).unwrap();
+        let import = ["layer", "import", "layer.tar", "--id-shift", "0:1:1000"];
+        if count == 1 {
+            let error = store.error(&import);
+            assert_eq!((error["kind"].as_str(), error["hint"].as_str().unwrap().contains("sub-ids")), (Some("IdNotMapped"), true));
+            return;
+        }
+        let chain = store.ok(&import).last_word().to_owned();
+        let owner = |name: &str, path: &str| {
+            let info = &store.json(&["ls", name, path])[0];
+            (info["uid"].as_u64().unwrap(), info["gid"].as_u64().unwrap())
+        };
+        assert_eq!((owner(&chain, "d/f"), owner(&chain, "i/f")), ((998, 999), (0, 0)));
+        let listed = store.ok(&["ls", &chain, "d"]).stdout;
+        assert!(listed.contains("998:999"), "{listed}");
+        let disk = format!("cd '{}'; stat -c %u:%g */fs */fs/d */fs/d/f */fs/i", store.path("store/trees").display());
+        assert_eq!(in_namespace(&store, &disk).ok().stdout, "1:1\n6:7\n999:1000\n1:1\n");
+        let explained = store.json(&["explain", &chain, "d/f"]);
+        assert_eq!(explained["layers"][0]["info"]["uid"], 998);
+
+        store.ok(&["prepare", "box", &chain]);
+        let target = store.path("target");
+        fs::create_dir(&target).unwrap();
+        let write = format!("plywood mount box '{0}'; echo x >'{0}/new'; chown 8:9 '{0}/new'; plywood umount '{0}'", target.display());
+        in_namespace(&store, &write).ok();
+        assert_eq!(owner("box", "new"), (7, 8));
+        store.ok(&["commit", "result", "box"]);
+        store.ok(&["diff", "result", "-o", "result.tar"]);
+        // Elsewhere it is a layer like any other.
+        let plain = Store::new("copy");
+        let again = plain.ok(&["layer", "import", store.path("result.tar").to_str().unwrap()]).last_word().to_owned();
+        let info = &plain.json(&["ls", &again, "new"])[0];
+        assert_eq!((&info["uid"], &info["gid"]), (&7.into(), &8.into()));
+        // What the host put there without an id is nobody's, and no layer's.
+        store.ok(&["prepare", "bad", "result"]);
+        in_namespace(&store, &format!("plywood mount bad '{0}'; echo x >'{0}/host'; plywood umount '{0}'", target.display())).ok();
+        assert_eq!(owner("bad", "host"), (65_534, 65_534));
+        let error = store.error(&["diff", "bad", "-o", "bad.tar"]);
+        assert_eq!((&error["kind"], &error["path"]), (&"IdNotMapped".into(), &"host".into()));
+        assert!(!error["hint"].as_str().unwrap().contains("squash"), "{error}");
+
+        for (arguments, kind) in [
+            (&["--id-shift", "0:2:1000"][..], "InvalidArgument"),
+            (&["--backend", "overlay"], "InvalidArgument"),
+            (&["--backend", "overlay", "--root", "other", "--id-shift", "0:1:1000"], "Unsupported"),
+        ] {
+            let tool = plywood().args(["snapshots", "--json"]).args(if arguments.contains(&"--root") { None } else { Some("--root") });
+            let root = (!arguments.contains(&"--root")).then(|| store.path("store"));
+            let output = tool.args(root).args(arguments).current_dir(store.directory.path()).run();
+            let error: Value = serde_json::from_str(&output.stderr).unwrap();
+            assert_eq!((output.status, error["kind"].as_str().unwrap()), (1, kind), "{arguments:?}");
+        }
+        store.ok(&["ls", &chain, "--id-shift", "0:1:1000"]);
+    }
     a_path_is_explained {
         for backend in ["auto", "copy"] {
             let store = Store::new(backend);
