@@ -23,9 +23,18 @@ struct Scene {
 
 impl Scene {
     fn new(runtime: &'static str, backend: &'static str) -> Self {
+        Self::with(runtime, backend, &[])
+    }
+
+    /// In a store that shifts owners, on the copy backend.
+    fn shifted(runtime: &'static str, map: &str) -> Self {
+        Self::with(runtime, "auto", &["--id-shift", map])
+    }
+
+    fn with(runtime: &'static str, backend: &'static str, more: &[&str]) -> Self {
         let scene = Self { directory: tempfile::tempdir().unwrap(), runtime, backend };
         image().write_layout(scene.path("image"), "latest").unwrap();
-        scene.plywood(&["import", "image", "--ref", "app", "--ids", "squash"]).ok();
+        scene.plywood(&["import", "image", "--ref", "app", "--ids", "squash"]).args(more).ok();
         scene
     }
 
@@ -117,6 +126,40 @@ fn a_container_with_its_own_ids_runs(runtime: &'static str) {
         scene.plywood(&["commit", "work", "box"]).ok();
         let output = scene.run("work", "plain", "stat -c %u:%g /srv/made /srv/folder/changed /srv").ok();
         assert_eq!(output.stdout, "0:0\n0:0\n0:0\n", "{runtime} on {backend}");
+    }
+}
+
+/// The same where the trees themselves have the container's ids: nobody says the map again.
+fn a_container_runs_on_shifted_trees(runtime: &'static str) {
+    hide_the_second_cgroup_hierarchy();
+    let scene = Scene::shifted(runtime, "0:100000:65536");
+    fs::set_permissions(scene.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "set -e; read inside outside count < /proc/self/uid_map; echo $outside; stat -c %u /srv/kept; echo x > /srv/made; \
+                  mv /srv/changed /srv/folder/; rm /srv/deleted; stat -c %u:%g /srv/made /srv/folder/changed";
+    let output = scene.run("app", "box", script).ok();
+    assert_eq!(output.stdout, "100000\n0\n0:0\n0:0\n", "{runtime}");
+    scene.plywood(&["commit", "work", "box"]).ok();
+    let output = scene.run("work", "again", "stat -c %u:%g /srv/made /srv/folder/changed /srv").ok();
+    assert_eq!(output.stdout, "0:0\n0:0\n0:0\n", "{runtime}");
+    let other = scene.plywood(&["bundle", "app", "other", "--id-map", "0:300000:65536"]).run();
+    assert!(other.status == 1 && other.stderr.contains("0:100000:65536") && other.stderr.contains("0:300000:65536"), "{other:?}");
+    // Elsewhere the layer has the container's ids.
+    scene.plywood(&["diff", "work", "-o", "work.tar"]).ok();
+    let listed = Tool::new("tar").args(["--numeric-owner", "-tvf"]).arg(scene.path("work.tar")).ok().stdout;
+    assert!(listed.contains("srv/made") && listed.lines().all(|line| line.contains(" 0/0 ")), "{listed}");
+}
+
+#[test]
+fn runc_on_shifted_trees() {
+    if require("runtime::bundles::runc_on_shifted_trees", &["runc"]) {
+        Sandbox::root().run(|| a_container_runs_on_shifted_trees("runc"));
+    }
+}
+
+#[test]
+fn crun_on_shifted_trees() {
+    if require("runtime::bundles::crun_on_shifted_trees", &["crun"]) {
+        Sandbox::root().run(|| a_container_runs_on_shifted_trees("crun"));
     }
 }
 
