@@ -167,13 +167,15 @@ pub(crate) fn uncovered(directory: Dir) -> Dir {
     clone_mount(&directory).and_then(|mount| Root::from_fd(mount).dir()).unwrap_or(directory)
 }
 
-/// Has nothing that is mounted in a mount show in those that it is a clone of. Before Linux 5.12 it stays as it is.
+/// Has nothing that is mounted in a mount show in those that it is a clone of. Before Linux 5.12, and where a seccomp filter takes the
+/// call away, it stays as it is.
 ///
 /// # Errors
-/// `PermissionDenied`, `Io`.
+/// `Io`.
 pub(crate) fn isolate(mount: impl AsFd) -> Result<()> {
     match change(mount.as_fd(), MountAttrFlags::empty(), 0, libc::MS_PRIVATE) {
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        // Who could clone a mount may do this to it: a filter says so, whichever of the two it answers.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => Ok(()),
         done => done,
     }
 }

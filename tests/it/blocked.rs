@@ -3,16 +3,19 @@
 
 use std::fs;
 use std::os::raw::c_long;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 
+use plywood::mount::IdMap;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{ImportLayerOptions, LayerSource, Store, StoreOptions};
+use plywood::store::{ImportLayerOptions, LayerSource, PrepareOptions, Store, StoreOptions};
 use plywood::testing::Layer;
 use plywood::{Context, Error, ErrorKind, Result};
+use serde_json::Value;
 
 use crate::support::seccomp::forbid;
-use crate::support::{Disk, Sandbox};
+use crate::support::{Disk, Sandbox, plywood};
 
 /// Nothing of it leaves the root: entries through symlinks that lead out stay inside.
 fn base(canary: &Path) -> Layer {
@@ -126,6 +129,31 @@ fn job_without(place: &Path, calls: &[c_long], errno: i32) -> Result<Done> {
     done
 }
 
+/// What the doctor says of a directory to a process without these system calls.
+fn doctor(place: &Path, calls: &[c_long], errno: i32) -> Value {
+    let output = std::thread::scope(|scope| {
+        let doctor = scope.spawn(|| {
+            if !calls.is_empty() {
+                forbid(calls, errno);
+            }
+            plywood().args(["--json", "--root"]).arg(place.join("new-store")).arg("doctor").ok()
+        });
+        doctor.join().unwrap()
+    });
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+/// It says what a store is made with there and why, and what of it costs something.
+#[track_caller]
+fn assert_doctor_shows(done: &Done, report: &Value) {
+    // But for where it was tried.
+    let reason = |text: &str| text.split(' ').filter(|word| !word.starts_with('/')).collect::<Vec<_>>().join(" ");
+    assert_eq!(report["backend"], done.backend.as_str(), "{report}");
+    assert_eq!(reason(report["reason"].as_str().unwrap()), reason(&done.reason), "{report}");
+    let overlay = report["checks"].as_array().unwrap().iter().find(|check| check["works"] == false);
+    assert!(overlay.is_some_and(|check| check["cost"].is_string()), "{report}");
+}
+
 /// An error with all its causes.
 fn whole(error: &Error) -> String {
     let mut text = error.to_string();
@@ -193,8 +221,11 @@ fn each_call_that_a_filter_takes_away_is_made_up_for_or_named() {
                 if done.backend != *backend || done.refused.is_some() != named.is_some() || done.diffs[0] != plain.diffs[0] {
                     wrong.push(format!("{row}: {} ({}), {:?}", done.backend, done.reason, done.refused.as_ref().map(whole)));
                 }
-                if done.backend == "copy" && !done.reason.starts_with("copy: overlayfs cannot be used on ext4: ") {
-                    wrong.push(format!("{row}: {}", done.reason));
+                if done.backend == "copy" {
+                    if !done.reason.starts_with("copy: overlayfs cannot be used on ext4: ") {
+                        wrong.push(format!("{row}: {}", done.reason));
+                    }
+                    assert_doctor_shows(&done, &doctor(&std::env::temp_dir(), calls, errno));
                 }
                 match &done.refused {
                     None if done.diffs != plain.diffs => wrong.push(format!("{row}: another diff")),
@@ -213,11 +244,43 @@ fn each_call_that_a_filter_takes_away_is_made_up_for_or_named() {
 }
 
 #[test]
+fn without_mount_setattr_no_mount_maps_owners_and_a_store_that_shifts_them_needs_none() {
+    Sandbox::root().disk(Disk::Ext4).run(|| {
+        for errno in [libc::ENOSYS, libc::EPERM] {
+            let place = std::env::temp_dir().join(format!("without-{errno}"));
+            let target = place.join("target");
+            fs::create_dir_all(&target).unwrap();
+            let job = || {
+                forbid(&[libc::SYS_mount_setattr], errno);
+                let map: IdMap = "0:100000:65536".parse()?;
+                let prepare = |options: StoreOptions| {
+                    let store = Store::open_with(&options)?;
+                    let tar = Layer::new().file("motd", "hello").owner(7, 8).tar();
+                    let imported = store.import_layer(LayerSource::reader(&tar[..]), &Default::default(), &Context::default())?;
+                    let options = PrepareOptions::default().id_map(map.clone());
+                    store.prepare(&Key::new("box")?, Some(&Name::from(&imported.chain_id)), &options)
+                };
+                let error = prepare(StoreOptions::new(place.join("store")))?.detached().unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied), "{error}");
+                assert!(whole(&error).contains("mount_setattr") && error.hint().is_some(), "{}, {:?}", whole(&error), error.hint());
+                let shifted = StoreOptions::new(place.join("shifted")).id_shift(map.clone());
+                let mounted = prepare(shifted)?.attach(&target)?;
+                let found = fs::metadata(target.join("motd")).unwrap();
+                assert_eq!((found.uid(), found.gid()), (100_007, 100_008));
+                mounted.close()
+            };
+            std::thread::scope(|scope| scope.spawn(job).join().unwrap()).unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_file_system_that_does_not_tell_types_gets_copies() {
     Sandbox::root().disk(Disk::Ext2WithoutTypes).run(|| {
         let done = job_without(&std::env::temp_dir(), &[], 0).unwrap();
         assert_eq!(done.backend, "copy", "{}", done.reason);
         assert!(done.reason.contains("d_type"), "{}", done.reason);
+        assert_doctor_shows(&done, &doctor(&std::env::temp_dir(), &[], 0));
         assert!(done.refused.is_none());
     });
 }
@@ -228,6 +291,7 @@ fn a_file_system_without_xattrs_gets_copies() {
         let done = job_without(&std::env::temp_dir(), &[], 0).unwrap();
         assert_eq!(done.backend, "copy", "{}", done.reason);
         assert!(done.reason.contains("ramfs"), "{}", done.reason);
+        assert_doctor_shows(&done, &doctor(&std::env::temp_dir(), &[], 0));
         assert!(done.refused.is_none());
     });
 }
@@ -251,6 +315,7 @@ fn a_store_on_an_overlay_gets_copies() {
         let done = job_without(&place("merged"), &[], 0).unwrap();
         assert_eq!((plain.backend.as_str(), done.backend.as_str()), ("overlay", "copy"), "{}", done.reason);
         assert!(done.reason.starts_with("copy: overlayfs cannot be used on overlay: "), "{}", done.reason);
+        assert_doctor_shows(&done, &doctor(&place("merged"), &[], 0));
         assert!(done.refused.is_none());
         assert_eq!(done.diffs[1], plain.diffs[1]);
         nix::mount::umount2(&place("merged"), nix::mount::MntFlags::MNT_DETACH).unwrap();

@@ -30,7 +30,7 @@ fn explain(error: Error) -> Error {
         Some(libc::EINVAL) => ("the file system cannot show other owners than those on the disk (no idmapped mounts)", ELSEWHERE),
         Some(libc::EPERM) => (
             "only root of the user namespace that mounted the file system maps its owners, and only once",
-            "run it as root of the host",
+            "run it as root of the host, and where no seccomp filter forbids mount_setattr",
         ),
         Some(libc::ENOSYS) => ("the kernel has no mount_setattr, or a seccomp filter forbids it", "Linux 5.12 or newer"),
         _ => return error,
