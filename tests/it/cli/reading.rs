@@ -11,7 +11,55 @@ fn tricky() -> Layer {
     layer.file("etc/motd", "inside\n").mtime(1_000_000_000, 5).fifo("d/pipe").file("d/new\nline", "").symlink("up", "../../../d")
 }
 
+/// How many users there are to give files to.
+fn ids(store: &Store) -> u64 {
+    let map = in_namespace(store, "cat /proc/self/uid_map").ok().stdout;
+    map.lines().map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+/// Who owns what stands at a path.
+fn owner(store: &Store, name: &str, path: &str) -> (u64, u64) {
+    let info = &store.json(&["ls", name, path])[0];
+    (info["uid"].as_u64().unwrap(), info["gid"].as_u64().unwrap())
+}
+
 as_everybody! {
+    owners_are_exact_where_there_are_ids_for_them_and_squashed_on_demand {
+        for backend in ["auto", "copy"] {
+            let store = Store::new(backend);
+            let layer = Layer::new().dir("", 0o755).dir("d", 0o755).owner(5, 6).file("d/f", "f").owner(998, 999).mode(0o4755);
+            fs::write(store.path("layer.tar"), layer.tar()).unwrap();
+            let import = ["layer", "import", "layer.tar"];
+            let is_one = ids(&store) == 1;
+            let squashed: &[&str] = if is_one {
+                let error = store.error(&import);
+                assert_eq!((&error["kind"], &error["path"]), (&"IdNotMapped".into(), &"d".into()));
+                assert!(error["hint"].as_str().unwrap().contains("--ids squash"), "{error}");
+                &["--ids", "squash"]
+            } else {
+                &[]
+            };
+            let imported = store.tool(&import).args(squashed).ok();
+            assert_eq!(imported.stderr.contains("the owner 998:999 is not in the id map"), is_one, "{imported:?}");
+            let chain = imported.last_word();
+            let ((uid, gid), made) = if is_one { ((0, 0), (0, 0)) } else { ((998, 999), (7, 8)) };
+            store.ok(&["prepare", "box", chain]);
+            let target = store.path("target");
+            fs::create_dir(&target).unwrap();
+            let chown = format!("chown {}:{} new", made.0, made.1);
+            let script = format!(
+                "plywood mount box '{0}'; (cd '{0}'; stat -c %u:%g:%a d/f; echo x >new; {chown}; echo y >>d/f); plywood umount '{0}'",
+                target.display()
+            );
+            let seen = in_namespace(&store, &script).ok();
+            assert_eq!(seen.stdout.lines().next(), Some(format!("{uid}:{gid}:4755").as_str()), "as the container sees it: {seen:?}");
+            store.ok(&["commit", "result", "box"]);
+            assert_eq!((owner(&store, "result", "new"), owner(&store, "result", "d/f")), (made, (uid, gid)));
+            store.ok(&["diff", "result", "-o", "result.tar"]);
+            let again = store.ok(&["layer", "import", "result.tar", "--parent", chain]).last_word().to_owned();
+            assert_eq!(owner(&store, &again, "new"), made);
+        }
+    }
     files_are_read_where_they_stand {
         for backend in ["auto", "copy"] {
             let store = Store::new(backend);
@@ -42,21 +90,16 @@ as_everybody! {
     }
     owners_are_shifted_on_the_disk_and_told_as_the_containers {
         let store = Store::new("auto");
-        let ids = in_namespace(&store, "cat /proc/self/uid_map").ok().stdout;
-        let count: u64 = ids.lines().map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum();
         let layer = Layer::new().dir("", 0o755).dir("d", 0o750).owner(5, 6).file("d/f", "f").owner(998, 999).file("i/f", "");
         fs::write(store.path("layer.tar"), layer.tar()).unwrap();
         let import = ["layer", "import", "layer.tar", "--id-shift", "0:1:1000"];
-        if count == 1 {
+        if ids(&store) == 1 {
             let error = store.error(&import);
             assert_eq!((error["kind"].as_str(), error["hint"].as_str().unwrap().contains("sub-ids")), (Some("IdNotMapped"), true));
             return;
         }
         let chain = store.ok(&import).last_word().to_owned();
-        let owner = |name: &str, path: &str| {
-            let info = &store.json(&["ls", name, path])[0];
-            (info["uid"].as_u64().unwrap(), info["gid"].as_u64().unwrap())
-        };
+        let owner = |name: &str, path: &str| owner(&store, name, path);
         assert_eq!((owner(&chain, "d/f"), owner(&chain, "i/f")), ((998, 999), (0, 0)));
         let listed = store.ok(&["ls", &chain, "d"]).stdout;
         assert!(listed.contains("998:999"), "{listed}");
