@@ -59,8 +59,9 @@ impl Shifted {
     /// The same as the trees know them.
     fn known(&self, mut applied: Applied) -> Result<Applied> {
         applied.root = applied.root.map(|root| self.to_disk(&root)).transpose()?;
-        let (ids, cx) = (self.ids, Context::default());
-        self.turn_facts(&mut applied, |owners, attributes| owners.to_disk(&EntryPath::ROOT, attributes, ids, &cx))?;
+        // They are of a parent, where somebody else may have put what has no id.
+        let cx = Context::default();
+        self.turn_facts(&mut applied, |owners, attributes| owners.to_disk(&EntryPath::ROOT, attributes, Ids::Squash, &cx))?;
         Ok(applied)
     }
 

@@ -140,3 +140,25 @@ fn roots_answers_and_looks_have_the_containers_ids_and_the_disk_the_hosts() {
     backend.create_view(TreeId(51), &[tree], &root).unwrap();
     assert_eq!(backend.usage(TreeId(51)).unwrap(), Usage::default(), "the root is the parent's, and nothing is copied");
 }
+
+#[test]
+fn a_directory_that_the_host_put_there_stays_the_hosts_under_a_layer() {
+    if !is_root() {
+        return skip("a_directory_that_the_host_put_there_stays_the_hosts_under_a_layer", "needs root");
+    }
+    use std::os::unix::fs::MetadataExt as _;
+    // Too few ids for nobody to be one of them.
+    let mut stack = Stack::new(Some(&"0:100000:1000".parse().unwrap()));
+    stack.push(&Layer::new().dir("d", 0o750).entries().unwrap()).unwrap();
+    let (backend, tree, cx) = (&stack.backend, stack.chain[0], Context::default());
+    std::fs::create_dir(stack.place().join(format!("{tree}/fs/host"))).unwrap();
+    let mut layer = LayerStream::new(Layer::new().file("host/x", "x").entries().unwrap());
+    let (change, whole) = (TreeId(60), TreeId(61));
+    let applied = backend.apply_ahead(change, Some(&[tree]), &mut layer, Ids::Exact, &cx).unwrap().unwrap();
+    backend.copy(whole, &[tree], &cx).unwrap();
+    backend.merge(change, whole, &applied, Ids::Exact, &cx).unwrap();
+    let owner = |path: &str| {
+        std::fs::metadata(stack.place().join(format!("{whole}/fs")).join(path)).map(|found| (found.uid(), found.gid()))
+    };
+    assert_eq!((owner("host").unwrap(), owner("host/x").unwrap()), ((0, 0), (100_000, 100_000)));
+}
