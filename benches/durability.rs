@@ -7,18 +7,20 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)] // a program, not the library
 
+mod disk;
+
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use plywood::compression::Compression;
 use plywood::store::{ImageSource, ImportOptions, Store, StoreOptions};
 use plywood::testing::{Image, Layer, temporary_directory};
 use plywood::{Context, Durability, Result};
+
+use disk::{new_disk, sync};
 
 /// Tells the program that it is to keep a file dirty, and how many bytes of it.
 const DIRTY: &str = "PLYWOOD_BENCH_DIRTY";
@@ -44,7 +46,7 @@ fn main() -> Result<()> {
     let is_full = arguments.iter().any(|argument| argument == "--bench");
     let rounds = arguments.iter().position(|argument| argument == "--rounds").and_then(|at| arguments.get(at + 1));
     let rounds = rounds.map_or(3, |rounds| rounds.parse().unwrap());
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+    if !disk::can_be_made() {
         println!("SKIP durability: needs root and loop devices");
         return Ok(());
     }
@@ -54,7 +56,7 @@ fn main() -> Result<()> {
         Case { name: "one file of 512 MiB", layout: layout(input.path(), "large", large((512 << 20) / scale)) },
         Case { name: "60,000 files", layout: layout(input.path(), "small", small(60_000 / scale)) },
     ];
-    let disk = new_disk(input.path());
+    let disk = new_disk(input.path(), 12 << 30);
     let dirty = (2 << 30) / scale as u64;
     for case in &cases {
         let idle = measure(case, &disk, rounds)?;
@@ -116,32 +118,6 @@ fn layout(directory: &Path, name: &str, layer: Layer) -> PathBuf {
     let path = directory.join(name);
     Image::new().layer(layer, Compression::Gzip).write_layout(&path, "latest").unwrap();
     path
-}
-
-fn new_disk(directory: &Path) -> PathBuf {
-    let none: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    let (image, target) = (directory.join("disk.img"), directory.join("disk"));
-    File::create(&image).unwrap().set_len(12 << 30).unwrap();
-    fs::create_dir(&target).unwrap();
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image));
-    let device = Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image).output().unwrap();
-    let device = String::from_utf8(device.stdout).unwrap();
-    run(Command::new("mount").arg(device.trim()).arg(&target));
-    // It goes with the mount, and the file with it.
-    run(Command::new("losetup").arg("--detach").arg(device.trim()));
-    fs::remove_file(image).unwrap();
-    target
-}
-
-fn run(command: &mut Command) {
-    let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
-    assert!(command.env("PATH", path).status().unwrap().success(), "{command:?}");
-}
-
-fn sync(directory: &Path) {
-    rustix::fs::syncfs(File::open(directory).unwrap()).unwrap();
 }
 
 /// The median time of each way, in seconds.
