@@ -8,6 +8,11 @@
 /// of seconds for a node image; but it waits for what other programs have written to the same file system as well. To leave little for
 /// the end, write-back of large files begins while they are unpacked. A write that failed is never tried again: the kernel has thrown its
 /// data away, so the trees are discarded and the import fails.
+///
+/// A new snapshot on overlays is three empty directories, which are made durable before the row that names them. On ext4 with a journal
+/// and on xfs one `fsync`, of the directory that was changed last, carries the three: their logs reach the disk in the order in which
+/// things were done. Elsewhere (ext4 without a journal, ext2, btrfs, or where `/sys` does not tell) each directory is synced, and the one
+/// they are in. Such a snapshot is as durable in both settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {

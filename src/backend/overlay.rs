@@ -29,7 +29,7 @@ use crate::sys::flock::Flock;
 use crate::sys::mount::Api;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
-use crate::sys::{Dir, Root};
+use crate::sys::{Dir, Root, write_order};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
 use crate::whiteout::XattrStyle;
 
@@ -46,6 +46,8 @@ pub struct Overlay {
     style: XattrStyle,
     api: OnceLock<Api>,
     escapes: OnceLock<bool>,
+    /// Whether one sync carries what was done before it.
+    ordered: OnceLock<bool>,
 }
 
 impl Overlay {
@@ -56,7 +58,8 @@ impl Overlay {
     /// `PermissionDenied`, `Io`.
     pub fn new(base: Base, style: XattrStyle) -> Result<Self> {
         let trees = base.root().dir()?;
-        Ok(Self { base, trees, style, api: OnceLock::new(), escapes: OnceLock::new() })
+        let (api, escapes, ordered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { base, trees, style, api, escapes, ordered })
     }
 
     /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
@@ -117,6 +120,17 @@ impl Overlay {
         dir.mkdir(WORK.as_bytes(), 0o700)?;
         root::set(&dir.mkdir_open(FS.as_bytes(), 0o755)?, attributes, self.style)?;
         Ok(dir)
+    }
+
+    /// Makes a tree durable that was just [made](Self::make), with its names. What was done last, was done to its `fs`: where the order
+    /// is kept, that one's sync carries the rest.
+    fn sync_made(&self, dir: &Dir) -> Result<()> {
+        dir.child(FS.as_bytes())?.sync()?;
+        if *self.ordered.get_or_init(|| write_order::is_kept(&self.trees)) {
+            return Ok(());
+        }
+        dir.sync()?;
+        self.trees.sync()
     }
 
     fn refuse_empty(&self, tree: TreeId, op: &'static str) -> Result<()> {
@@ -243,11 +257,7 @@ impl Backend for Overlay {
         if chain.is_empty() {
             self.ensure_empty_tree()?;
         }
-        let made = self.make(tree, root).and_then(|dir| {
-            dir.child(FS.as_bytes())?.sync()?;
-            dir.sync()?;
-            self.trees.sync()
-        });
+        let made = self.make(tree, root).and_then(|dir| self.sync_made(&dir));
         made.inspect_err(|_| {
             let _ = self.trees.remove_tree(&name(tree));
         })
