@@ -15,6 +15,7 @@
 //! | `open` | [`Store::open_with`] | `store`, `backend` |
 //! | `import` | [`Store::import`] | `reference`, `digest`, `chain_id`, `layers`, `unpacked`, `bytes`, `entries` |
 //! | `layer` | each layer of an `import`, as it arrives | `digest`, `diff_id`, `chain_id`, `bytes`, `entries` |
+//! | `pull` | [`Pull::finish`] | `reference`, `digest`, `layers`, `unpacked` |
 //! | `import layer` | [`Store::import_layer`] | `parent`, `chain_id`, `diff_id`, `existed`, `bytes`, `entries` |
 //! | `prepare` | [`Store::prepare`] | `key`, `parent` |
 //! | `view` | [`Store::view`] | `key`, `parent` |
@@ -44,11 +45,11 @@
 //! | `add lease` | [`Store::add_lease`] | `lease` |
 //! | `remove lease` | [`Store::remove_lease`] | `lease` |
 //!
-//! All have `duration`, in seconds, and where they fail `error`, the [`ErrorKind`]'s name. What is found out on the way is
-//! recorded at the end. `key` is any key or name; `parent` a name, of an imported layer its chain id. `digest` is a blob's: of `import` and
+//! All have `duration`, in seconds, and where they fail `error`, the [`ErrorKind`]'s name. What is found out on the way is recorded at the
+//! end. `key` is any key or name; `parent` a name, of an imported layer its chain id. `digest` is a blob's: of `import`, `pull` and
 //! `export` the manifest's, else the layer's. `bytes` and `entries` are what [`Progress`](crate::progress::Progress) is told: bytes read
-//! and entries handled; of `commit`, `usage` and `measure stats` allocated bytes and inodes of trees. `size` is that of the layer as it
-//! was written. A layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
+//! and entries handled; of `commit`, `usage` and `measure stats` allocated bytes and inodes of trees. `size` is that of the layer as it was
+//! written. A layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
 
 mod ahead;
 mod archive;

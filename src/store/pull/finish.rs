@@ -2,12 +2,15 @@
 
 use std::sync::PoisonError;
 
+use tracing::field::Empty;
+
 use super::{OP, Pull, Shared};
 use crate::content::Expected;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{ImageLayer, ImageRow};
 use crate::progress::{Context, Report};
+use crate::span::verb;
 use crate::store::BlobPolicy;
 use crate::store::image::document::check_layer_type;
 use crate::store::image::{Image, check_reference, no_image};
@@ -37,22 +40,13 @@ impl Pull {
     /// `NotFound` where bytes are missing, `Unsupported`, with the media type, where these had to be plain ones; `InvalidArgument` for a
     /// reference that cannot be one; those of [`PullIngest::finish`](super::PullIngest::finish). What came is kept for the next pull.
     pub fn finish(self, reference: &str, cx: &Context<'_>) -> Result<Pulled> {
-        check_reference(ErrorKind::InvalidArgument, reference)?;
-        let shared = &*self.0;
-        shared.land_all(cx)?;
-        shared.name_whole(cx)?;
-        let (image, lacking) = shared.name(reference, cx)?;
-        let (unpacked, brought, report) = {
-            let mut landing = shared.landing();
-            (landing.unpacked, std::mem::take(&mut landing.brought), std::mem::take(&mut landing.report))
-        };
-        shared.release()?;
-        // By policy, blobs that the image does not name.
-        let made = Made { chains: Vec::new(), blobs: brought };
-        if let Err(error) = shared.store.with_reserve(|| shared.store.take_back(&made)) {
-            tracing::warn!(%error, "what a pull left could not be deleted; the collection will");
-        }
-        Ok(Pulled { image, unpacked, lacking, report })
+        let digest = &self.0.chosen.manifest.digest;
+        let verb = verb!("pull", reference = reference, digest = %digest, layers = self.0.parts.len(), unpacked = Empty);
+        verb.run(|span| {
+            let pulled = self.0.finish(reference, cx)?;
+            span.record("unpacked", pulled.unpacked);
+            Ok(pulled)
+        })
     }
 
     /// Gives the pull up, and deletes what it brought and nobody else needs, the beginnings of layers included.
@@ -86,6 +80,24 @@ impl Pull {
 }
 
 impl Shared {
+    fn finish(&self, reference: &str, cx: &Context<'_>) -> Result<Pulled> {
+        check_reference(ErrorKind::InvalidArgument, reference)?;
+        self.land_all(cx)?;
+        self.name_whole(cx)?;
+        let (image, lacking) = self.name(reference, cx)?;
+        let (unpacked, brought, report) = {
+            let mut landing = self.landing();
+            (landing.unpacked, std::mem::take(&mut landing.brought), std::mem::take(&mut landing.report))
+        };
+        self.release()?;
+        // By policy, blobs that the image does not name.
+        let made = Made { chains: Vec::new(), blobs: brought };
+        if let Err(error) = self.store.with_reserve(|| self.store.take_back(&made)) {
+            tracing::warn!(%error, "what a pull left could not be deleted; the collection will");
+        }
+        Ok(Pulled { image, unpacked, lacking, report })
+    }
+
     /// Ends the lease that would end with the process.
     fn release(&self) -> Result<()> {
         let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,12 +1,14 @@
 //! All that a store can do, once, most of it with success: for tests of what holds whatever is done.
 
 use std::fs;
+use std::path::Path;
 
 use plywood::compression::Compression;
+use plywood::digest::Digest;
 use plywood::snapshot::{Key, Labels, Name};
 use plywood::store::{
-    CheckOptions, DiffOptions, ExportOptions, GcOptions, ImageSource, ImportLayerOptions, ImportOptions, LabelUpdate, LayerSource,
-    Store,
+    CheckOptions, DiffOptions, ExportOptions, GcOptions, ImageIndex, ImageManifest, ImageSource, ImportLayerOptions, ImportOptions,
+    LabelUpdate, LayerSource, PullOptions, Store,
 };
 use plywood::testing::{Image, Layer};
 use plywood::{Context, ErrorKind};
@@ -16,6 +18,23 @@ pub(crate) fn image() -> Image {
     let lower = Layer::new().dir("etc", 0o755).file("etc/motd", "hello\n").file("etc/old", "old\n");
     let upper = Layer::new().file("etc/motd", "more\n").whiteout("etc/old");
     Image::new().layer(lower, Compression::Gzip).layer(upper, Compression::Zstd)
+}
+
+/// Pulls the image of a layout, of which the store may hold some or all.
+fn pull(store: &Store, layout: &Path, reference: &str, cx: &Context<'_>) {
+    let fetch = |digest: &Digest| fs::read(layout.join("blobs/sha256").join(digest.to_hex())).unwrap();
+    let index = ImageIndex::new(fs::read(layout.join("index.json")).unwrap(), None).unwrap();
+    let descriptor = index.choose(None).unwrap();
+    let manifest = ImageManifest::of(&descriptor, fetch(&descriptor.digest)).unwrap();
+    let pull = store.pull(&manifest, &fetch(&manifest.config().digest), &PullOptions::default(), cx).unwrap();
+    for layer in pull.missing() {
+        // Who else does the same in the same store may have brought it.
+        let Some(mut ingest) = pull.ingest(&layer.descriptor, cx).unwrap() else { continue };
+        let bytes = fetch(&layer.descriptor.digest);
+        ingest.copy_from(&bytes[ingest.offset() as usize..], cx).unwrap();
+        ingest.finish(cx).unwrap();
+    }
+    assert_eq!(pull.finish(reference, cx).unwrap().image.reference, reference);
 }
 
 /// Calls every verb, under names of its own: several threads and processes may do it in one store at once.
@@ -28,6 +47,7 @@ pub(crate) fn every_verb(store: &Store, who: &str, cx: &Context<'_>) {
     let imported = store.import(ImageSource::path(path("image")), &options, cx).unwrap();
     let archive = image().docker_archive(&[&named("piped")]);
     store.import(ImageSource::reader(&archive[..]), &ImportOptions::default(), cx).unwrap();
+    pull(store, &path("image"), &named("pulled"), cx);
     let top = Name::from(imported.image.chain_id.as_ref().unwrap());
     store.tag(&named("image"), &named("tag")).unwrap();
     store.untag(&named("tag")).unwrap();
