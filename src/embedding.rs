@@ -143,9 +143,11 @@
 //! }
 //! ```
 //!
-//! `delete` returns at once, whatever the size; [`gc`](Store::gc) deletes the bytes when there is time. After a crash the key is still there:
-//! `create` finds `AlreadyExists`, and asks for its [`mounts`](Store::mounts). Rootless engines call
-//! [`enter_user_namespace`](crate::namespace::enter_user_namespace) as their first act, or give the container's own map as an [`IdMap`]. libcontainer forks: see above.
+//! `delete` returns at once, whatever the size; [`gc`](Store::gc) deletes the bytes when there is time. After a crash the key is still
+//! there: `create` finds `AlreadyExists`, and asks for its [`mounts`](Store::mounts). Rootless engines call
+//! [`enter_user_namespace`](crate::namespace::enter_user_namespace) as their first act, or give the container's own map as an [`IdMap`].
+//! libcontainer forks: see above. `examples/libcontainer` is a program that does all of this, a crate of its own: libcontainer 0.7 without
+//! its defaults needs no library of the system, and brings some 90 crates.
 //!
 //! # Coming from overlay mounts made by hand
 //!
