@@ -16,7 +16,7 @@ pub use overlay::Overlay;
 pub(crate) use shifted::check_shift;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 
 use crate::entry::{Attributes, EntrySink, EntryStream};
@@ -98,6 +98,21 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`create`](Self::create).
     fn create_view(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        self.create(tree, chain, root)
+    }
+
+    /// Whether a tree that is [created unsynced](Self::create_unsynced) is on the disk no later than any change, made after it, of the
+    /// length of a file in this directory. By default it is not.
+    fn keeps_order_with(&self, _directory: BorrowedFd<'_>) -> bool {
+        false
+    }
+
+    /// The same as [`create`](Self::create) and [`create_view`](Self::create_view), but nothing need be durable; only asked for where
+    /// the backend [keeps the order](Self::keeps_order_with).
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    fn create_unsynced(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
         self.create(tree, chain, root)
     }
 

@@ -11,7 +11,7 @@ mod root;
 mod verify;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use super::{Backend, Difference, Frozen, KnownOwners, Look, Reference, Roots, check_tree_owners};
@@ -29,7 +29,7 @@ use crate::sys::flock::Flock;
 use crate::sys::mount::Api;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
-use crate::sys::{Dir, Root, write_order};
+use crate::sys::{Dir, Root, inode, write_order};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
 use crate::whiteout::XattrStyle;
 
@@ -126,11 +126,24 @@ impl Overlay {
     /// is kept, that one's sync carries the rest.
     fn sync_made(&self, dir: &Dir) -> Result<()> {
         dir.child(FS.as_bytes())?.sync()?;
-        if *self.ordered.get_or_init(|| write_order::is_kept(&self.trees)) {
+        if self.is_ordered() {
             return Ok(());
         }
         dir.sync()?;
         self.trees.sync()
+    }
+
+    fn is_ordered(&self) -> bool {
+        *self.ordered.get_or_init(|| write_order::is_kept(&self.trees))
+    }
+
+    fn new_tree(&self, tree: TreeId, chain: &[TreeId], root: &Attributes, settle: impl FnOnce(&Dir) -> Result<()>) -> Result<()> {
+        self.check_length(chain)?;
+        if chain.is_empty() {
+            self.ensure_empty_tree()?;
+        }
+        let made = self.make(tree, root).and_then(|dir| settle(&dir));
+        self.unless_failed(tree, made)
     }
 
     fn refuse_empty(&self, tree: TreeId, op: &'static str) -> Result<()> {
@@ -253,14 +266,16 @@ impl Backend for Overlay {
     }
 
     fn create(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
-        self.check_length(chain)?;
-        if chain.is_empty() {
-            self.ensure_empty_tree()?;
-        }
-        let made = self.make(tree, root).and_then(|dir| self.sync_made(&dir));
-        made.inspect_err(|_| {
-            let _ = self.trees.remove_tree(&name(tree));
-        })
+        self.new_tree(tree, chain, root, |dir| self.sync_made(dir))
+    }
+
+    fn keeps_order_with(&self, directory: BorrowedFd<'_>) -> bool {
+        let device = |fd: BorrowedFd<'_>| inode::stat(fd).map(|stat| stat.dev).ok();
+        self.is_ordered() && device(directory).is_some_and(|dev| device(self.trees.as_fd()) == Some(dev))
+    }
+
+    fn create_unsynced(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
+        self.new_tree(tree, chain, root, |_| Ok(()))
     }
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {

@@ -111,6 +111,11 @@ impl Metadata {
         Ok(Self { pool: Pool::new(root, path.join(DATABASE), way), locks, read_only: Some(read_only) })
     }
 
+    /// The directory that the database and its log are in.
+    pub(crate) fn directory(&self) -> &Dir {
+        self.pool.root()
+    }
+
     /// Why nothing can be written; `None` where it can.
     pub(crate) fn read_only(&self) -> Option<ReadOnly> {
         self.read_only

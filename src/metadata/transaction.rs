@@ -117,6 +117,27 @@ impl Transaction<'_> {
         self._queue.ticket()
     }
 
+    /// Makes the changes happen, and begins to write anew in the same turn, to survive a power cut. Says whether the log grew.
+    ///
+    /// Where it did, the new transaction's changes make it grow again: SQLite begins to overwrite a log only where all of it was copied
+    /// back, which is done in somebody's turn alone. On a file system that [keeps the order](crate::sys::write_order) of what is done to
+    /// names and inodes, the log's new length, without which those changes are nothing, is then on the disk together with everything
+    /// that was done before the commit, or after it, and its sync carries that.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: the changes may have happened.
+    pub(crate) fn commit_and_go_on(mut self) -> Result<(Self, bool)> {
+        let before = self.metadata.log_size()?;
+        self.connection().execute_batch("COMMIT").map_err(|error| failed("commit", error))?;
+        let grew = self.metadata.log_size()? > before;
+        if self.reader.survives == Survives::Process {
+            synchronous(&self.reader.lent, "FULL")?;
+            self.reader.survives = Survives::PowerCut;
+        }
+        begin(&self.reader.lent, "BEGIN IMMEDIATE")?;
+        Ok((self, grew))
+    }
+
     /// Makes the changes happen. Durable when it returns, as far as was asked for.
     ///
     /// # Errors
@@ -130,11 +151,14 @@ impl Transaction<'_> {
 }
 
 impl Metadata {
+    fn log_size(&self) -> Result<u64> {
+        Ok(self.pool.root().stat(LOG.as_bytes())?.map_or(0, |stat| stat.size))
+    }
+
     /// Copies the log back and empties it, where it has grown. Only under the writers' lock. Readers that are at work may keep it
     /// from being emptied; the next writer tries again.
     fn copy_back(&self, connection: &Connection) -> Result<()> {
-        let grown = self.pool.root().stat(LOG.as_bytes())?.is_some_and(|stat| stat.size > LOG_MAX);
-        if !grown {
+        if self.log_size()? <= LOG_MAX {
             return Ok(());
         }
         let fail = |error| failed("checkpoint", error);

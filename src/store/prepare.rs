@@ -2,8 +2,12 @@
 //!
 //! Order: a number for the tree, under the session's lease; the tree, durable; then, in one transaction that looks at everything again,
 //! the row. A crash before that leaves a tree that the dead lease gives away; a power cut, an empty one that moves to `lost+found`.
+//!
+//! Where the backend keeps the order of what is done with the database's log, tree and row come to the disk by one sync, the log's: all is
+//! done in one turn, see [`Transaction::commit_and_go_on`].
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Store, no_snapshot};
@@ -11,7 +15,7 @@ use crate::apply::own_root;
 use crate::backend::{KnownOwners, not_mapped};
 use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::{NewSnapshot, SnapshotRow, Survives};
+use crate::metadata::{NewSnapshot, SnapshotRow, Survives, Transaction};
 use crate::mount::{IdMap, Mount};
 use crate::progress::Context;
 use crate::snapshot::{Key, Kind, Labels, Name};
@@ -113,21 +117,32 @@ impl Store {
         }
         // What a power cut leaves of a whole copy is not to be taken for a container's data. Of a tree that holds nothing yet it is little.
         let is_copy = !chain.is_empty() && !self.backend().shares_trees();
-        let tree = self.allocate_tree(if is_copy { Survives::PowerCut } else { Survives::Process })?;
-        let result = (|| {
-            let access = if kind == Kind::View { Access::ReadOnly } else { Access::ReadWrite };
-            match access {
-                Access::ReadOnly => self.backend().create_view(tree, &chain, &root)?,
-                Access::ReadWrite => self.backend().create(tree, &chain, &root)?,
-            }
-            let mount = self.backend().mount(tree, &chain, access)?.with_id_map(options.id_map.clone())?;
-            let parent_id = parent.as_ref().map(|parent| parent.id);
-            let labels = &options.labels;
+        let backend = self.backend();
+        let access = if kind == Kind::View { Access::ReadOnly } else { Access::ReadWrite };
+        let name = |transaction: Transaction<'_>, tree| {
+            let mount = backend.mount(tree, &chain, access)?.with_id_map(options.id_map.clone())?;
+            let (parent_id, labels) = (parent.as_ref().map(|parent| parent.id), &options.labels);
             let new = NewSnapshot { name: key.as_str(), kind, parent: parent_id, tree, root: &root, labels };
-            self.name_snapshot(op, parent.as_ref(), &new)?;
+            name_snapshot(op, transaction, parent.as_ref(), &new)?;
             Ok(mount)
-        })();
-        result.inspect_err(|_| self.abandon_tree(tree))
+        };
+        let tree;
+        if !is_copy && backend.keeps_order_with(self.metadata().directory().as_fd()) {
+            let (allocated, transaction, carries) = self.allocate_tree_and_go_on()?;
+            tree = allocated;
+            if carries {
+                let done = backend.create_unsynced(tree, &chain, &root).and_then(|()| name(transaction, tree));
+                return done.inspect_err(|_| self.abandon_tree(tree));
+            }
+        } else {
+            tree = self.allocate_tree(if is_copy { Survives::PowerCut } else { Survives::Process })?;
+        }
+        let created = match access {
+            Access::ReadOnly => backend.create_view(tree, &chain, &root),
+            Access::ReadWrite => backend.create(tree, &chain, &root),
+        };
+        let done = created.and_then(|()| name(self.metadata().write()?, tree));
+        done.inspect_err(|_| self.abandon_tree(tree))
     }
 
     fn look_below(
@@ -197,18 +212,14 @@ impl Store {
         Ok(tree)
     }
 
-    fn name_snapshot(&self, op: &'static str, parent: Option<&SnapshotRow>, new: &NewSnapshot<'_>) -> Result<()> {
-        let transaction = self.metadata().write()?;
-        if let Some(parent) = parent
-            && transaction.snapshot_by_id(parent.id)?.is_none()
-        {
-            return Err(Error::new(ErrorKind::NotFound, op).at(&parent.name).because("the parent was removed meanwhile"));
-        }
-        if transaction.snapshot(new.name)?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, op).at(new.name));
-        }
-        transaction.insert_snapshot(new)?;
-        transaction.commit()
+    /// The same, and goes on in the same turn with what gives the tree its name. The flag says that this, once it is committed, carries
+    /// all that was done to names and inodes before.
+    fn allocate_tree_and_go_on(&self) -> Result<(TreeId, Transaction<'_>, bool)> {
+        let session = self.session()?;
+        let transaction = self.metadata().write_to_survive(Survives::Process)?;
+        let tree = transaction.allocate_tree(session, self.backend().name())?;
+        let (transaction, grew) = transaction.commit_and_go_on()?;
+        Ok((tree, transaction, grew))
     }
 
     /// Throws away a tree that did not get its name. What fails here is done by the next collection.
@@ -222,6 +233,24 @@ impl Store {
             self.delete_trash_tree(tree)
         })();
     }
+}
+
+fn name_snapshot(
+    op: &'static str,
+    transaction: Transaction<'_>,
+    parent: Option<&SnapshotRow>,
+    new: &NewSnapshot<'_>,
+) -> Result<()> {
+    if let Some(parent) = parent
+        && transaction.snapshot_by_id(parent.id)?.is_none()
+    {
+        return Err(Error::new(ErrorKind::NotFound, op).at(&parent.name).because("the parent was removed meanwhile"));
+    }
+    if transaction.snapshot(new.name)?.is_some() {
+        return Err(Error::new(ErrorKind::AlreadyExists, op).at(new.name));
+    }
+    transaction.insert_snapshot(new)?;
+    transaction.commit()
 }
 
 /// How many trees are remembered with a map that holds all their owners.

@@ -5,7 +5,7 @@ use crate::sys::xattr;
 use crate::testing::{Layer, Tree};
 use crate::tree::Detail;
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
