@@ -4,10 +4,12 @@
 ///
 /// `Full` rests on `syncfs(2)`, which on ext4, xfs, btrfs and tmpfs returns only when all that was written to the file system before is
 /// on the disk, and reports a write that failed since the store's descriptor was opened. It is called once for all layers of an image.
-/// That takes few and large writes, where an `fsync` of each file would take one journal commit or log flush per file, and on btrfs tens
-/// of seconds for a node image; but it waits for what other programs have written to the same file system as well. To leave little for
-/// the end, write-back of large files begins while they are unpacked. A write that failed is never tried again: the kernel has thrown its
-/// data away, so the trees are discarded and the import fails.
+/// That takes few and large writes, where an `fsync` of each file waits for the disk once per file, also after its write-back was begun
+/// and waited for (`benches/durability.rs`: for 60,000 files on ext4 and xfs with two threads, five to eight times as long), and takes
+/// tens of seconds for a node image on btrfs; but it waits for what other programs have written to the same file system as well, also
+/// where an `fsync` of a few large files would not. To leave little for the end, write-back of large files begins while they are
+/// unpacked. A write that failed is never tried again: the kernel has thrown its data away, so the trees are discarded and the import
+/// fails.
 ///
 /// A new snapshot on overlays is three empty directories and a row, which must not be on the disk without them. ext4 with a journal and
 /// xfs have one log for all that is done to names and inodes, which reaches the disk in the order in which it was done. There the one

@@ -12,28 +12,42 @@ pub(crate) fn can_be_made() -> bool {
     nix::unistd::geteuid().is_root() && Path::new("/dev/loop-control").exists()
 }
 
-/// A new ext4 of so many bytes on a loop device with direct I/O, whose file is in `directory`. It is mounted in a mount namespace of this
-/// process alone, and goes with it.
-pub(crate) fn new_disk(directory: &Path, size: u64) -> PathBuf {
+/// From here on what this process mounts is in a mount namespace of its own, and goes with it.
+pub(crate) fn own_mounts() {
     let none: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    let (image, target) = (directory.join("disk.img"), directory.join("disk"));
+}
+
+/// A new file system (ext4, xfs) of so many bytes on a loop device with direct I/O, whose file is in `directory`, mounted beside it in
+/// the mount namespace of this process. Nothing where its mkfs is not there.
+pub(crate) fn new_disk(directory: &Path, file_system: &str, size: u64) -> Option<PathBuf> {
+    let (image, target) = (directory.join("disk.img"), directory.join(file_system));
+    let (program, options): (_, &[&str]) = match file_system {
+        "ext4" => ("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]),
+        _ => ("mkfs.xfs", &["-q", "-f"]),
+    };
+    command(program).arg("-V").output().ok()?;
     File::create(&image).unwrap().set_len(size).unwrap();
     fs::create_dir(&target).unwrap();
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image));
-    let device = Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image).output().unwrap();
+    run(command(program).args(options).arg(&image));
+    let device = command("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&image).output().unwrap();
     let device = String::from_utf8(device.stdout).unwrap();
-    run(Command::new("mount").arg(device.trim()).arg(&target));
+    run(command("mount").arg(device.trim()).arg(&target));
     // It goes with the mount, and the file with it.
-    run(Command::new("losetup").arg("--detach").arg(device.trim()));
+    run(command("losetup").arg("--detach").arg(device.trim()));
     fs::remove_file(image).unwrap();
-    target
+    Some(target)
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default()));
+    command
 }
 
 fn run(command: &mut Command) {
-    let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
-    assert!(command.env("PATH", path).status().unwrap().success(), "{command:?}");
+    assert!(command.status().unwrap().success(), "{command:?}");
 }
 
 pub(crate) fn sync(directory: &Path) {
