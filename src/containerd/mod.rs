@@ -8,6 +8,9 @@
 //! `containerd:`, which nobody else should use. Whatever else is in the store, and in other processes, stays out of its sight, and may
 //! stand on its snapshots; then containerd is told that they are in use. One containerd works on one store, through as many servers as it
 //! likes.
+//!
+//! Each call is a span `serve call` of `tracing` (target `plywood`, level `INFO`) with the fields `call`, `key` (as containerd says it; the
+//! filters of a listing), `code` (gRPC's), `duration` (seconds) and `error` (its kind); the store's own spans are within it.
 
 #[rustfmt::skip]
 mod api;

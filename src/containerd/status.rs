@@ -22,7 +22,8 @@ pub(super) fn status(error: &Error) -> Status {
     Status::new(code(error), message)
 }
 
-fn code(error: &Error) -> Code {
+/// Its code.
+pub(super) fn code(error: &Error) -> Code {
     // A file that is missing or in the way inside the store is no word on snapshots: containerd would take them for gone or made.
     let is_of_system = error.raw_os_error().is_some();
     match error.kind() {

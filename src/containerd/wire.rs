@@ -1,20 +1,21 @@
 //! The trait on the wire: each call of the service is a call of the trait on a thread that may block.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
+use tracing::field::Empty;
 
 use super::api::snapshots::{self as pb, snapshots_server::Snapshots};
 use super::api::types;
 use super::snapshotter::Snapshotter;
-use super::status::status;
+use super::status::{code, status};
 use crate::entry::Timestamp;
 use crate::error::Result;
 use crate::mount::Mount;
 use crate::snapshot::{Info, Kind, Labels};
+use crate::span::verb;
 
 /// How many calls work at a time; others wait. Each has a thread, and most of them wait for the disk.
 const AT_A_TIME: usize = 64;
@@ -45,13 +46,12 @@ impl<S: Snapshotter> Wire<S> {
         let snapshotter = Arc::clone(&self.snapshotter);
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let began = Instant::now();
-            let done = work(&snapshotter, &key);
-            let microseconds = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-            match &done {
-                Ok(_) => tracing::debug!(call = what, %key, microseconds, "served"),
-                Err(error) => tracing::info!(call = what, %key, microseconds, %error, "refused"),
-            }
+            let verb = verb!("serve call", call = what, key = %key, code = Empty);
+            let done = verb.run(|span| {
+                let done = work(&snapshotter, &key);
+                span.record("code", tracing::field::debug(done.as_ref().err().map_or(Code::Ok, code)));
+                done.inspect_err(|error| tracing::info!(%error, "refused"))
+            });
             done.map_err(|error| status(&error))
         });
         done.await.map_err(|error| Status::new(Code::Internal, format!("{what}: {error}")))?

@@ -2,11 +2,13 @@
 
 mod connections;
 mod snapshots;
+mod spans;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -40,10 +42,30 @@ impl Served {
 
     /// A server on a store that is there.
     fn at(store: Store, address: PathBuf) -> Self {
-        let runtime = Runtime::new().unwrap();
+        let snapshotter = store.clone();
+        Self::with(store, address, |socket, stop| serve(snapshotter, socket, stop))
+    }
+
+    /// A server of one's own; the store is for the test alone.
+    fn with<F: Future<Output = crate::Result<()>> + Send + 'static>(
+        store: Store,
+        address: PathBuf,
+        serve: impl FnOnce(Socket, Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
+    ) -> Self {
+        Self::within(Runtime::new().unwrap(), store, address, serve)
+    }
+
+    /// The same on threads of one's own.
+    fn within<F: Future<Output = crate::Result<()>> + Send + 'static>(
+        runtime: Runtime,
+        store: Store,
+        address: PathBuf,
+        serve: impl FnOnce(Socket, Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
+    ) -> Self {
         let socket = Socket::bind(&address).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = runtime.spawn(serve(store.clone(), socket, async { drop(stopped.await) }));
+        let stopped = Box::pin(async { drop(stopped.await) });
+        let server = runtime.spawn(serve(socket, stopped));
         let client = runtime.block_on(connect(&address));
         Self { runtime, client, stop: Some(stop), server: Some(server), store, address, _directory: None }
     }
