@@ -2,11 +2,17 @@
 
 use super::filter::Filters;
 use super::names;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::mount::Mount;
 use crate::progress::Context;
 use crate::snapshot::{Info, Labels, Usage};
 use crate::store::{CommitOptions, Filter, LabelUpdate, PrepareOptions, Store};
+
+/// All labels of a snapshot, in bytes as they are sent: it is listed in one message, of which containerd takes 16 MiB. containerd itself
+/// bounds each label (4 KiB) and not their number.
+const LABELS_MAX: usize = 4 << 20;
+/// What a label takes in a message beside its bytes, at most.
+const LABEL_FRAME: usize = 16;
 
 /// containerd's contract (`snapshots.Snapshotter`, `snapshots.Cleaner`). Keys, names and parents are containerd's own strings.
 pub(super) trait Snapshotter: Send + Sync + 'static {
@@ -43,11 +49,13 @@ pub(super) trait Snapshotter: Send + Sync + 'static {
 
 impl Snapshotter for Store {
     fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
+        check_labels("prepare", key, &labels)?;
         let parent = parent.map(names::name).transpose()?;
         self.prepare(&names::key(key)?, parent.as_ref(), &PrepareOptions::default().labels(labels))
     }
 
     fn view(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
+        check_labels("view", key, &labels)?;
         let parent = parent.map(names::name).transpose()?;
         self.view(&names::key(key)?, parent.as_ref(), &PrepareOptions::default().labels(labels))
     }
@@ -57,6 +65,7 @@ impl Snapshotter for Store {
     }
 
     fn commit(&self, name: &str, key: &str, parent: Option<&str>, labels: Labels) -> Result<()> {
+        check_labels("commit", name, &labels)?;
         let mut options = CommitOptions::default().labels(labels);
         if let Some(parent) = parent {
             options = options.parent(names::name(parent)?);
@@ -74,7 +83,12 @@ impl Snapshotter for Store {
 
     fn update(&self, key: &str, labels: &Labels, paths: &[String]) -> Result<Info> {
         let update = LabelUpdate::from_field_paths(labels, paths.iter().map(String::as_str))?;
-        self.update(&names::stored(key)?, &update).map(shown)
+        let stored = names::stored(key)?;
+        // Who adds at the same time gets past this by as much as he adds, and stays far below a message.
+        let mut after = self.stat(&stored)?.labels;
+        update.apply(&mut after);
+        check_labels("update", key, &after)?;
+        self.update(&stored, &update).map(shown)
     }
 
     fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
@@ -97,6 +111,18 @@ impl Snapshotter for Store {
     fn cleanup(&self) -> Result<()> {
         self.empty_trash(&Context::default()).map(drop)
     }
+}
+
+/// Refuses labels with which a snapshot could not be listed.
+fn check_labels(op: &'static str, key: &str, labels: &Labels) -> Result<()> {
+    let bytes = labels.iter().fold(0_usize, |bytes, (name, value)| {
+        bytes.saturating_add(name.len()).saturating_add(value.len()).saturating_add(LABEL_FRAME)
+    });
+    if bytes > LABELS_MAX {
+        let reason = format!("its labels take {bytes} bytes in a message, at most {LABELS_MAX} are taken");
+        return Err(Error::new(ErrorKind::LimitExceeded, op).at(key).because(reason));
+    }
+    Ok(())
 }
 
 /// With the names that containerd knows. A parent of somebody else's, where he has prepared what is called as if it were containerd's,

@@ -19,7 +19,7 @@ use crate::span::verb;
 
 /// How many calls work at a time; others wait. Each has a thread, and most of them wait for the disk.
 const AT_A_TIME: usize = 64;
-/// A message of a listing has at most so many snapshots, and is closed when it has grown to so many bytes.
+/// A message of a listing has at most so many snapshots, and, but for a single longer one, bytes.
 const LISTED: usize = 100;
 const LISTED_BYTES: usize = 1 << 20;
 
@@ -159,17 +159,19 @@ fn time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.seconds, nanos: i32::try_from(time.nanoseconds).unwrap_or_default() }
 }
 
-/// A listing in messages that stay far below what containerd takes (16 MiB).
+/// A listing in messages that stay below what containerd takes (16 MiB), as each snapshot by itself does.
 fn pages(infos: Vec<Info>) -> Vec<Result<pb::ListSnapshotsResponse, Status>> {
     let mut pages = Vec::new();
     let (mut page, mut bytes) = (Vec::new(), 0_usize);
     for info in infos.into_iter().map(told) {
-        bytes = bytes.saturating_add(info.encoded_len());
-        page.push(info);
-        if page.len() >= LISTED || bytes >= LISTED_BYTES {
+        let longer = bytes.saturating_add(info.encoded_len());
+        let is_full = page.len() >= LISTED || longer > LISTED_BYTES;
+        if is_full && !page.is_empty() {
             pages.push(Ok(pb::ListSnapshotsResponse { info: std::mem::take(&mut page) }));
             bytes = 0;
         }
+        bytes = bytes.saturating_add(info.encoded_len());
+        page.push(info);
     }
     if !page.is_empty() {
         pages.push(Ok(pb::ListSnapshotsResponse { info: page }));

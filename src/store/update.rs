@@ -66,7 +66,8 @@ impl LabelUpdate {
         Ok(if any { update } else { Self::replace_all(labels.clone()) })
     }
 
-    fn apply(&self, labels: &mut Labels) {
+    /// Changes labels.
+    pub(crate) fn apply(&self, labels: &mut Labels) {
         if self.replace {
             labels.clear();
         }

@@ -76,14 +76,6 @@ fn a_client_that_does_not_read_holds_nobody_up() {
 }
 
 #[test]
-fn a_message_that_is_too_long_is_refused() {
-    let served = Served::new();
-    let label = "x".repeat(17 << 20);
-    assert_eq!(code(served.prepare_with("key", "", &[("long", &label)])), Code::OutOfRange);
-    served.prepare("key", "").unwrap();
-}
-
-#[test]
 fn a_store_whose_path_containerd_would_take_apart_is_refused() {
     let directory = crate::testing::temporary_directory().unwrap();
     for name in ["a:b", "a,b", "a\\b"] {

@@ -1,6 +1,7 @@
 //! containerd's contract over the wire, sentence by sentence, by a client of the same definitions.
 
 mod connections;
+mod messages;
 mod snapshots;
 mod spans;
 
@@ -182,7 +183,9 @@ impl Served {
 
 async fn connect(address: &Path) -> SnapshotsClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", address.display())).unwrap();
-    SnapshotsClient::new(endpoint.connect().await.unwrap())
+    // As containerd sends and takes them.
+    let client = SnapshotsClient::new(endpoint.connect().await.unwrap());
+    client.max_decoding_message_size(16 << 20).max_encoding_message_size(usize::MAX)
 }
 
 fn owned(labels: &[(&str, &str)]) -> HashMap<String, String> {

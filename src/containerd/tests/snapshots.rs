@@ -160,20 +160,6 @@ fn a_listing_takes_what_one_of_the_filters_does() {
 }
 
 #[test]
-fn a_long_listing_comes_in_many_messages() {
-    let served = Served::new();
-    served.base("base", "");
-    let label = "x".repeat(4000);
-    for number in 0..230 {
-        served.prepare_with(&format!("key-{number:03}"), "base", &[("long", &label)]).unwrap();
-    }
-    let pages = served.pages(&[]).unwrap();
-    assert!(pages.iter().all(|page| !page.is_empty() && page.len() <= 100), "{:?}", pages.iter().map(Vec::len).collect::<Vec<_>>());
-    let names: Vec<_> = pages.into_iter().flatten().map(|info| info.name).collect();
-    assert_eq!((names.len(), names[230].as_str()), (231, "key-229"));
-}
-
-#[test]
 fn others_work_while_a_listing_is_read() {
     let served = Served::new();
     for number in 0..150 {
