@@ -9,6 +9,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::api::snapshots::snapshots_server::SnapshotsServer;
+use super::snapshotter::Snapshotter;
 use super::socket::Socket;
 use super::wire::Wire;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,8 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long calls that are at work may take when the server stops. What a client begins later is refused at once.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves a store to containerd on a socket until `stop` is ready; calls that are at work then get ten seconds to end. In a tokio runtime
-/// with a timer and I/O.
+/// Serves a store to containerd on a socket until `stop` is ready; calls that are at work then get ten seconds to end, and what is at
+/// work still is left to the runtime. In a tokio runtime with a timer and I/O.
 ///
 /// Several servers, in one process or in many, may serve one store, each on a socket of its own. Nothing is lost when one is killed:
 /// mounts are containerd's, and snapshots are the store's.
@@ -42,14 +43,24 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// # Errors
 /// `InvalidArgument` where the store's path has a character that containerd takes for its own in mount options (`:`, `,`, `\`), or is not
 /// UTF-8; `Io` where the socket fails.
-pub async fn serve(store: Store, mut socket: Socket, stop: impl Future<Output = ()> + Send) -> Result<()> {
+pub async fn serve(store: Store, socket: Socket, stop: impl Future<Output = ()> + Send) -> Result<()> {
     check_root(&store)?;
+    serve_any(store, socket, stop, DRAIN).await
+}
+
+/// The same for any snapshotter, and with another patience.
+pub(super) async fn serve_any<S: Snapshotter>(
+    snapshotter: S,
+    mut socket: Socket,
+    stop: impl Future<Output = ()> + Send,
+    drain: Duration,
+) -> Result<()> {
     let fail = |error| Error::io(OP, error);
     let listener = socket.take_listener()?;
     listener.set_nonblocking(true).map_err(fail)?;
     let incoming = UnixListenerStream::new(UnixListener::from_std(listener).map_err(fail)?);
     let service =
-        SnapshotsServer::new(Wire::new(store)).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+        SnapshotsServer::new(Wire::new(snapshotter)).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
     let (stopping, stopped) = oneshot::channel();
     let serving = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
@@ -62,7 +73,7 @@ pub async fn serve(store: Store, mut socket: Socket, stop: impl Future<Output = 
         });
     let given_up = async {
         match stopped.await {
-            Ok(()) => tokio::time::sleep(DRAIN).await,
+            Ok(()) => tokio::time::sleep(drain).await,
             // The server has ended by itself.
             Err(_) => std::future::pending().await,
         }

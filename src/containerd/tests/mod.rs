@@ -1,6 +1,7 @@
 //! containerd's contract over the wire, sentence by sentence, by a client of the same definitions.
 
 mod connections;
+mod gated;
 mod messages;
 mod snapshots;
 mod spans;
