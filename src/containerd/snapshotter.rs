@@ -13,6 +13,10 @@ use crate::store::{CommitOptions, Filter, LabelUpdate, PrepareOptions, Store};
 const LABELS_MAX: usize = 4 << 20;
 /// What a label takes in a message beside its bytes, at most.
 const LABEL_FRAME: usize = 16;
+/// What containerd (2.3 and later) says of a layer that stands on another, also where it prepares it on nothing.
+const PARENT_LABEL: &str = "containerd.io/snapshot/parent-chain-id";
+/// What helps where a layer cannot be unpacked before its parent.
+const NO_REBASE: &str = "leave `rebase` out of this proxy plugin's capabilities in containerd's configuration";
 
 /// containerd's contract (`snapshots.Snapshotter`, `snapshots.Cleaner`). Keys, names and parents are containerd's own strings.
 pub(super) trait Snapshotter: Send + Sync + 'static {
@@ -50,6 +54,11 @@ pub(super) trait Snapshotter: Send + Sync + 'static {
 impl Snapshotter for Store {
     fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
         check_labels("prepare", key, &labels)?;
+        if parent.is_none() && labels.contains_key(PARENT_LABEL) && !self.backend().shares_trees() {
+            // Its commit would be refused, after all was fetched.
+            let reason = format!("the {} backend unpacks a layer only onto its parent", self.backend().name());
+            return Err(Error::new(ErrorKind::Unsupported, "prepare").at(key).because(reason).with_hint(NO_REBASE));
+        }
         let parent = parent.map(names::name).transpose()?;
         self.prepare(&names::key(key)?, parent.as_ref(), &PrepareOptions::default().labels(labels))
     }
@@ -70,7 +79,10 @@ impl Snapshotter for Store {
         if let Some(parent) = parent {
             options = options.parent(names::name(parent)?);
         }
-        self.commit(&names::name(name)?, &names::key(key)?, &options).map(drop)
+        self.commit(&names::name(name)?, &names::key(key)?, &options).map(drop).map_err(|error| match error.kind() {
+            ErrorKind::Unsupported if !self.backend().shares_trees() => error.with_hint(NO_REBASE),
+            _ => error,
+        })
     }
 
     fn remove(&self, key: &str) -> Result<()> {
