@@ -3,6 +3,7 @@
 mod connections;
 mod gated;
 mod messages;
+mod mounting;
 mod rebase;
 mod snapshots;
 mod spans;

@@ -36,8 +36,10 @@ fn keys_and_names_share_one_space() {
     let served = Served::new();
     served.base("base", "");
     served.prepare("key", "").unwrap();
-    assert_eq!(code(served.prepare("base", "")), Code::AlreadyExists);
-    assert_eq!(code(served.view("key", "")), Code::AlreadyExists);
+    for taken in ["base", "key"] {
+        assert_eq!(code(served.prepare(taken, "")), Code::AlreadyExists);
+        assert_eq!(code(served.view(taken, "base")), Code::AlreadyExists);
+    }
     assert_eq!(code(served.commit("key", "key")), Code::AlreadyExists);
 }
 
@@ -45,9 +47,13 @@ fn keys_and_names_share_one_space() {
 fn a_missing_parent_is_not_found_and_one_that_is_not_committed_is_an_invalid_argument() {
     let served = Served::new();
     served.prepare("active", "").unwrap();
-    assert_eq!(code(served.prepare("new", "missing")), Code::NotFound);
-    assert_eq!(code(served.view("new", "active")), Code::InvalidArgument);
-    assert_eq!(served.list(&[]).unwrap(), ["active"]);
+    served.view("view", "").unwrap();
+    for (parent, wanted) in [("missing", Code::NotFound), ("active", Code::InvalidArgument), ("view", Code::InvalidArgument)] {
+        assert_eq!(code(served.prepare("new", parent)), wanted, "{parent}");
+        assert_eq!(code(served.view("new", parent)), wanted, "{parent}");
+    }
+    assert_eq!(code(served.prepare("new", "new")), Code::NotFound, "nothing stands on itself");
+    assert_eq!(served.list(&[]).unwrap(), ["active", "view"]);
 }
 
 #[test]
