@@ -79,6 +79,25 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
             Stdio::null(),
         );
         assert_eq!(ended(child), 1, "it is no socket");
+        let mut child = start(
+            directory.path(),
+            "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$PLYWOOD\" --root store containerd --address other",
+            handed(),
+        );
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(ended(child), 1);
+        assert!(said.contains("leave --address out") && !directory.path().join("other").exists(), "{said}");
+        // For another process, as a shell's child inherits it: it is none of this one's.
+        let child = start(
+            directory.path(),
+            "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=1 exec \"$PLYWOOD\" --root store containerd --address other",
+            handed(),
+        );
+        assert_eq!(told(&notify), "STOPPING=1", "of the first one");
+        assert_eq!(told(&notify), "READY=1");
+        UnixStream::connect(directory.path().join("other")).unwrap();
+        assert_eq!(end(child, Signal::SIGTERM), 0);
     });
 }
 
