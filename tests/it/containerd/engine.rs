@@ -212,7 +212,12 @@ differ = "walking"
 
     /// Runs a script in a new container of an image, to its end; the container and its snapshot, both called `id`, stay.
     pub(super) fn run(&self, name: &str, id: &str, script: &str) -> Output {
-        self.ctr(&["run", "--cgroup", "", "--snapshotter", "plywood", &reference(name), id, "sh", "-c", script])
+        self.run_with("plywood", name, id, script)
+    }
+
+    /// The same on a snapshotter of one's choice.
+    pub(super) fn run_with(&self, snapshotter: &str, name: &str, id: &str, script: &str) -> Output {
+        self.ctr(&["run", "--cgroup", "", "--snapshotter", snapshotter, &reference(name), id, "sh", "-c", script])
     }
 
     /// Starts a container that goes on.
@@ -234,6 +239,22 @@ differ = "walking"
         self.ctr(&["images", "mount", "--snapshotter", snapshotter, &reference(name), target]).ok();
         let tree = self.seen_at(target).at("").mtime(0, 0);
         self.ctr(&["images", "unmount", "--rm", "--snapshotter", snapshotter, target]).ok();
+        tree
+    }
+
+    /// What is seen of an active snapshot or a view that is mounted as containerd's client says.
+    pub(super) fn shows_key(&self, snapshotter: &str, key: &str) -> Tree {
+        let target = self.path("shown");
+        fs::create_dir_all(&target).unwrap();
+        let target = target.to_str().unwrap();
+        let script = self.snapshots(snapshotter, &["mounts", target, key]).ok().stdout;
+        let inside = |script: &str| {
+            let mut command = self.inside("/bin/sh");
+            assert!(command.args(["-ec", script]).stdin(Stdio::null()).status().unwrap().success(), "{script}");
+        };
+        inside(&script);
+        let tree = self.seen_at(target);
+        inside(&format!("umount {target}"));
         tree
     }
 
