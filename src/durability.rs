@@ -14,8 +14,9 @@
 /// A new snapshot on overlays is three empty directories and a row, which must not be on the disk without them. ext4 with a journal and
 /// xfs have one log for all that is done to names and inodes, which reaches the disk in the order in which it was done. There the one
 /// `fsync` of the database's log carries all, as long as that grows: its new length is later in the file system's log than the
-/// directories. Where the log is written from its beginning again, one directory is synced before it. Elsewhere (ext4 without a journal,
-/// ext2, btrfs, or where `/sys` does not tell) each directory is, and the one they are in. Such a snapshot is as durable in both settings.
+/// directories. Where the log is written from its beginning again, one directory is synced before it. An ext4 with fast commits, which
+/// logs less, is brought to a full one. Elsewhere (ext4 without a journal, ext2, btrfs, or where `/sys` does not tell) each directory is
+/// synced, and the one they are in. Such a snapshot is as durable in both settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {

@@ -133,6 +133,16 @@ impl Overlay {
         self.trees.sync()
     }
 
+    /// Makes sure of a tree that was just [made](Self::make) that the next sync of a regular file carries it, where the order is kept.
+    fn order_made(&self, dir: &Dir) -> Result<()> {
+        // Of a layer's attributes none has such a name as it stands.
+        let name: &[u8] = match self.style {
+            XattrStyle::Trusted => b"trusted.overlay.plywood",
+            XattrStyle::User => b"user.overlay.plywood",
+        };
+        if write_order::bar_fast_commit(dir.child(FS.as_bytes())?, name)? { Ok(()) } else { self.sync_made(dir) }
+    }
+
     fn is_ordered(&self) -> bool {
         *self.ordered.get_or_init(|| write_order::is_kept(&self.trees))
     }
@@ -275,7 +285,7 @@ impl Backend for Overlay {
     }
 
     fn create_unsynced(&self, tree: TreeId, chain: &[TreeId], root: &Attributes) -> Result<()> {
-        self.new_tree(tree, chain, root, |_| Ok(()))
+        self.new_tree(tree, chain, root, |dir| self.order_made(dir))
     }
 
     fn apply(&self, tree: TreeId, chain: &[TreeId], layer: &mut dyn EntryStream, ids: Ids, cx: &Context<'_>) -> Result<Applied> {

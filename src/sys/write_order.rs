@@ -2,26 +2,52 @@
 //!
 //! POSIX promises that of no file system, and most promise no more than POSIX. Two have one log for all, which reaches the disk in the
 //! order in which things were done: ext4 with a journal (`fsync` commits the transaction in which the inode was changed last, and
-//! transactions are committed one after the other: kernel document `filesystems/ext4/journal.rst`; with fast commits, all changes
-//! since the last full one), and xfs (`fsync` forces the log up to the inode's last change, and what a checkpoint holds comes in order:
-//! `filesystems/xfs/xfs-delayed-logging-design.rst`). ext4 without a journal, ext2 and btrfs, which logs single inodes, do not.
+//! transactions are committed one after the other: kernel document `filesystems/ext4/journal.rst`), and xfs (`fsync` forces the log
+//! up to the inode's last change, and what a checkpoint holds comes in order: `filesystems/xfs/xfs-delayed-logging-design.rst`). ext4
+//! without a journal, ext2 and btrfs, which logs single inodes, do not.
+//!
+//! ext4 made with `fast_commit` (not by default) logs for the `fsync` of a regular file only what it has kept a list of, and what is
+//! done to a directory's owner, mode and times after it was made is not on it (`fs/ext4/fast_commit.c`, `ext4_fc_track_inode`). The
+//! `fsync` of a directory is a full commit there (`fs/ext4/fsync.c`), and so is every one after something that fast commits cannot
+//! say: see [`bar_fast_commit`]. No file says to everybody whether a file system has them.
 
 use std::os::fd::AsFd;
 
-use super::inode;
+use super::{inode, xattr};
+use crate::error::Result;
 
 const EXT: u64 = 0xef53;
 const XFS: u64 = 0x5846_5342;
 
-/// Whether on the file system of this directory, once an inode is synced, all that was done to names and to attributes of any inode
-/// before the last change of that one is durable too. `false` where it cannot be told.
+/// Whether on the file system of this directory, once a directory is synced, all that was done to names and to attributes of any inode
+/// before the last change of that one is durable too; and once a regular file is, if a fast commit [was barred](bar_fast_commit) after
+/// what is to be durable and before the file's last change. `false` where it cannot be told.
 pub(crate) fn is_kept(directory: impl AsFd) -> bool {
-    let Ok(stat) = rustix::fs::fstatfs(&directory) else { return false };
-    match u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff {
-        XFS => true,
-        EXT => has_journal(directory).unwrap_or(false),
+    match kind(&directory) {
+        Some(XFS) => true,
+        Some(EXT) => has_journal(directory).unwrap_or(false),
         _ => false,
     }
+}
+
+fn kind(directory: impl AsFd) -> Option<u64> {
+    rustix::fs::fstatfs(directory).ok().map(|stat| u64::from_ne_bytes(stat.f_type.to_ne_bytes()) & 0xffff_ffff)
+}
+
+/// Has the next `fsync` of a regular file be a full commit on an ext4 with fast commits, by an extended attribute of a directory that
+/// comes and goes: fast commits cannot say that, and those of a kernel that can have to log the directory itself. `name` is one that
+/// nobody uses. `false` where there are no such attributes.
+///
+/// # Errors
+/// `Io`: the attribute may still be there.
+pub(crate) fn bar_fast_commit(directory: impl AsFd, name: &[u8]) -> Result<bool> {
+    if kind(&directory) == Some(XFS) {
+        return Ok(true);
+    }
+    if xattr::set(&directory, name, b"").is_err() {
+        return Ok(false);
+    }
+    xattr::remove(&directory, name).map(|()| true)
 }
 
 /// ext2 and ext4 without a journal have the same number as ext4. The kernel tells of each ext4 whether a task commits its journal; the

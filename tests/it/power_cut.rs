@@ -16,18 +16,20 @@ mod soak;
 mod story;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::{fmt, fs};
 
 use plywood::Durability;
-use plywood::store::{BackendChoice, StoreOptions};
+use plywood::snapshot::Key;
+use plywood::store::{BackendChoice, Store, StoreOptions};
 
 use self::disk::{Cut, Rest};
 use self::judge::Seen;
 use self::recorder::{FileSystem, Recorder, boot_is};
 use self::story::{IMAGES, Moment, Story, Workload, image};
 use crate::support::work::{Dice, seed};
-use crate::support::{Sandbox, skip};
+use crate::support::{Disk, Sandbox, skip};
 
 /// Not a test of its own: what serves the disks of the others.
 #[test]
@@ -223,6 +225,36 @@ fn relaxed_durability_loses_what_was_acknowledged() {
             };
             assert!(!count.wrong.is_empty(), "{count}");
         }
+    });
+}
+
+/// The kernel counts them. A fast commit by the sync of the database's log would leave out what was done to a snapshot's root after
+/// another program's sync had made the directory durable.
+#[test]
+fn snapshots_on_ext4_with_fast_commits_come_by_full_ones() {
+    Sandbox::root().disk(Disk::FastExt4).run(|| {
+        let place = std::env::temp_dir();
+        let device = fs::metadata(&place).unwrap().dev();
+        let device = fs::read_link(format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device))).unwrap();
+        let counts = Path::new("/proc/fs/ext4").join(device.file_name().unwrap()).join("fc_info");
+        let fast = || -> Option<u64> {
+            let text = fs::read_to_string(&counts).ok()?;
+            text.lines().find_map(|line| line.trim().strip_suffix(" commits")?.parse().ok())
+        };
+        let store = Store::open_with(&StoreOptions::new(place.join("store")).backend(BackendChoice::Overlay)).unwrap();
+        let prepare =
+            |number: u32| drop(store.prepare(&Key::new(format!("box-{number}")).unwrap(), None, &Default::default()).unwrap());
+        // The first ones make what all share.
+        (0..3).for_each(prepare);
+        fs::write(place.join("file"), "").unwrap();
+        let before = fast();
+        fs::File::open(place.join("file")).unwrap().sync_all().unwrap();
+        let counted = fast();
+        if counted <= before {
+            return skip("fast_commits", "this kernel has none, or does not count them");
+        }
+        (3..20).for_each(prepare);
+        assert_eq!(fast(), counted);
     });
 }
 

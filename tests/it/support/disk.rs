@@ -11,6 +11,9 @@ use std::process::Command;
 pub(crate) enum Disk {
     /// ext4: no reflinks, little room for xattrs.
     Ext4,
+    /// ext4 with fast commits.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    FastExt4,
     /// ext4 of few bytes, all of them for everybody, and few inodes: to be filled.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     SmallExt4,
@@ -38,6 +41,7 @@ impl Disk {
     fn maker(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
+            Self::FastExt4 => Some(("mkfs.ext4", &["-q", "-F", "-O", "fast_commit"])),
             Self::SmallExt4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", "512"])),
             Self::Ext2WithoutTypes => Some(("mkfs.ext2", &["-q", "-F", "-O", "^filetype"])),
             // So much of it may become inodes: 1,536 of this size.
