@@ -132,6 +132,8 @@ pub struct Mount {
     shift: Option<IdMap>,
     /// What the root directory is, where no directory of the base says it.
     root: Option<Attributes>,
+    /// Whether the writable directory is never mounted with another workdir than this one.
+    own_work: bool,
     api: Option<Api>,
 }
 
@@ -148,17 +150,13 @@ impl Mount {
     /// `LimitExceeded` for more than [`LOWERS_MAX`] lower directories. `InvalidArgument` for what overlayfs does not take: no lower
     /// directory, a single one without an upper, the same one twice.
     pub fn overlay(base: Base, style: XattrStyle, lowers: Vec<EntryPath>, upper: Option<Upper>) -> Result<Self> {
-        let mount = Self {
-            base,
-            what: What::Overlay { style, lowers, upper },
-            options: MountOptions::new(),
-            id_map: None,
-            shift: None,
-            root: None,
-            api: None,
-        };
+        let mount = Self::of(base, What::Overlay { style, lowers, upper });
         mount.check_lowers()?;
         Ok(mount)
+    }
+
+    fn of(base: Base, what: What) -> Self {
+        Self { base, what, options: MountOptions::new(), id_map: None, shift: None, root: None, own_work: false, api: None }
     }
 
     fn check_lowers(&self) -> Result<()> {
@@ -189,30 +187,14 @@ impl Mount {
     /// # Errors
     /// `LimitExceeded` for as many lower directories as [`LOWERS_MAX`]; `InvalidArgument` for the same one twice.
     pub(crate) fn overlay_with_root(base: Base, style: XattrStyle, lowers: Vec<EntryPath>, root: Attributes) -> Result<Self> {
-        let mount = Self {
-            base,
-            what: What::Overlay { style, lowers, upper: None },
-            options: MountOptions::new(),
-            id_map: None,
-            shift: None,
-            root: Some(root),
-            api: None,
-        };
+        let mount = Self { root: Some(root), ..Self::of(base, What::Overlay { style, lowers, upper: None }) };
         mount.check_lowers()?;
         Ok(mount)
     }
 
     /// A second view of one directory.
     pub fn bind(base: Base, source: EntryPath, access: Access) -> Self {
-        Self {
-            base,
-            what: What::Bind { source, access },
-            options: MountOptions::new(),
-            id_map: None,
-            shift: None,
-            root: None,
-            api: None,
-        }
+        Self::of(base, What::Bind { source, access })
     }
 
     /// The same with these options, instead of those that it had. Where they have no id map, it keeps its own.
@@ -256,6 +238,12 @@ impl Mount {
     /// Which owners it shows for those on the disk; `None` for the same.
     pub fn id_map(&self) -> Option<&IdMap> {
         self.id_map.as_ref()
+    }
+
+    /// The same of a writable directory that is never mounted with another workdir.
+    #[must_use]
+    pub(crate) fn with_own_work(self) -> Self {
+        Self { own_work: true, ..self }
     }
 
     /// The same mount by way of a certain kernel interface.
@@ -357,9 +345,10 @@ impl Mount {
                 // Held from the question to the mount: of two who ask at once, the second finds the first one's mount.
                 let claim = Flock::wait(lock, Sharing::Exclusive)?;
                 // While it is mounted, the kernel has a directory in the workdir; it stays there until the next mount clears it away,
-                // holding this claim. So one where nothing is needs no question, which costs as much as a sync: the kernel waits
-                // until no processor reads a mount that it takes back.
-                if !self.base.dir(&upper.work)?.is_empty()? && self.overlay_in_use(*style, lowers, upper)? {
+                // holding this claim. So one where nothing is needs no question, if there is no other workdir: that costs as much as a
+                // sync, for the kernel waits until no processor reads a mount that it takes back.
+                let never_mounted = self.own_work && self.base.dir(&upper.work)?.is_empty()?;
+                if !never_mounted && self.overlay_in_use(*style, lowers, upper)? {
                     return Err(in_use("it is mounted already"));
                 }
                 Ok(Some(claim))

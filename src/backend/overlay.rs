@@ -168,7 +168,7 @@ impl Overlay {
     fn overlay(&self, lowers: &[TreeId], upper: Option<TreeId>) -> Result<Mount> {
         let lowers = lowers.iter().map(|&tree| path(tree, FS)).collect::<Result<_>>()?;
         let upper = upper.map(|tree| Ok::<_, Error>(Upper { upper: path(tree, FS)?, work: path(tree, WORK)? })).transpose()?;
-        Ok(Mount::overlay(self.base.clone(), self.style, lowers, upper)?.with_api(self.api()))
+        Ok(Mount::overlay(self.base.clone(), self.style, lowers, upper)?.with_own_work().with_api(self.api()))
     }
 
     fn check_length(&self, chain: &[TreeId]) -> Result<()> {

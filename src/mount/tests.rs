@@ -147,6 +147,11 @@ fn a_writable_directory_is_mounted_once_in_whichever_form() {
             let fd = detached.into_fd();
             let other = Mount::overlay(trees.base.clone(), style(place), trees.lowers(2), trees.upper("9")).unwrap();
             assert_eq!(kind(other.detached()), ErrorKind::InUse);
+            // Nor does another workdir, in which nothing is, say that it is free.
+            let work = trees.upper("8").unwrap().work;
+            let other = trees.upper("9").map(|upper| Upper { work, ..upper });
+            let other = Mount::overlay(trees.base.clone(), style(place), trees.lowers(1), other).unwrap().with_api(api);
+            assert_eq!(kind(other.detached()), ErrorKind::InUse, "{api:?}");
             drop(fd);
             drop(active.attach(trees.target()).unwrap());
             assert!(!active.in_use().unwrap());
