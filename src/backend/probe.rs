@@ -102,7 +102,7 @@ pub(crate) fn reopen(backend: &str, recorded: &str, means: Means<'_>) -> Result<
     let unknown = |what: &str| {
         Error::new(ErrorKind::IncompatibleFormat, "open store").at(path).because(format!("this version does not know {what}"))
     };
-    let (style, map) = recorded.split_once(' ').map_or((recorded, None), |(style, map)| (style, Some(map)));
+    let (style, map) = parts(recorded);
     let style = [XattrStyle::Trusted, XattrStyle::User]
         .into_iter()
         .find(|&known| name_of(known) == style)
@@ -124,6 +124,17 @@ pub(crate) fn reopen(backend: &str, recorded: &str, means: Means<'_>) -> Result<
         "overlay" => overlay(means, style, reason),
         _ => Err(unknown(&format!("the backend {backend:?}"))),
     }
+}
+
+/// The style of a store, and its id map where it shifts owners.
+fn parts(recorded: &str) -> (&str, Option<&str>) {
+    recorded.split_once(' ').map_or((recorded, None), |(style, map)| (style, Some(map)))
+}
+
+/// Whether a backend shifts owners as a store of this style does, where that does.
+pub(crate) fn shifts_as(recorded: &str, backend: &dyn Backend) -> bool {
+    let map = parts(recorded).1;
+    map.is_none() || backend.id_shift().map(ToString::to_string).as_deref() == map
 }
 
 fn overlay(means: Means<'_>, style: XattrStyle, reason: String) -> Result<Chosen> {

@@ -378,6 +378,12 @@ impl Found {
             BackendChoice::Custom(backend) => Self::custom(backend),
             _ => probe::reopen(&row.backend, &row.style, means(options, &path.join(TREES), trees)).map(Self::from)?,
         };
+        if !probe::shifts_as(&row.style, found.backend.as_ref()) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "open store")
+                .at(path)
+                .because("the store shifts owners, and the backend does not")
+                .with_hint("leave the choice of the backend out"));
+        }
         check_map(options, &found, path).map(|()| found)
     }
 

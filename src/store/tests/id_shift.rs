@@ -395,7 +395,12 @@ fn a_shifted_store_has_one_map_for_good_and_the_copy_backend() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     let reason = error.reason().unwrap();
     assert!(reason.contains("0:100000:65536") && reason.contains("0:200000:65536"), "{error}");
-    Store::open_with(&options("plain").backend(BackendChoice::Copy)).unwrap();
+    // Nor does a backend that knows of no map open it.
+    let plain = Store::open_with(&options("plain").backend(BackendChoice::Copy)).unwrap();
+    let error = Store::open_with(&options("shifted").backend(BackendChoice::Custom(plain.inner.backend.clone()))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert_eq!(error.reason(), Some("the store shifts owners, and the backend does not"));
+    drop(plain);
     let error = Store::open_with(&options("plain").id_shift(two)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(error.reason().unwrap().contains("0:200000:65536"), "{error}");
