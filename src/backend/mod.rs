@@ -278,6 +278,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `InUse` where it is mounted and that shows; `Io`.
     fn commit(&self, tree: TreeId) -> Result<Frozen>;
 
+    /// Has a frozen tree that was filled on nothing fit a chain that it is put onto: directories that nobody described become what they
+    /// are there. Durable when it returns. Only asked of a backend that [shares trees](Self::shares_trees), of which one may do nothing.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    fn inherit(&self, _tree: TreeId, _chain: &[TreeId]) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether a writable tree shows that [`commit`](Self::commit) froze it: it cannot be mounted any more. `false` where nothing shows.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! What lies below a tree is always read through a read-only mount of the chain that is attached nowhere, so that whiteouts, opaque
 //! directories and escaped xattrs mean exactly what they mean to a container.
 
+mod inherit;
 mod root;
 mod verify;
 
@@ -418,6 +419,10 @@ impl Backend for Overlay {
         dir.remove_tree(WORK.as_bytes())?;
         dir.sync()?;
         Ok(frozen)
+    }
+
+    fn inherit(&self, tree: TreeId, chain: &[TreeId]) -> Result<()> {
+        self.inherit_implied(tree, chain)
     }
 
     fn is_frozen(&self, tree: TreeId) -> Result<bool> {

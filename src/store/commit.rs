@@ -23,7 +23,8 @@ pub struct CommitOptions {
     /// The committed snapshot's labels: these alone, those of the Active one are not inherited. None by default.
     pub labels: Labels,
     /// A Committed snapshot to put it on, where it was prepared on nothing: a layer that was unpacked before what it stands on was there.
-    /// What it has is seen over that parent from then on; a root directory that is as it was made becomes the parent's. None by default;
+    /// What it has is seen over that parent from then on; a root directory that is as it was made becomes the parent's, and so does a
+    /// directory that is as `mkdir` makes it (0755, 0:0) and whose time nobody set: the layer implied it. None by default;
     /// the parent that it has already is allowed.
     pub parent: Option<Name>,
 }
@@ -111,6 +112,7 @@ impl Store {
                 .with_source(error),
             _ => error,
         })?;
+        self.inherit(key, tree, options)?;
         span.record("bytes", frozen.usage.bytes);
         span.record("entries", frozen.usage.inodes);
         let transaction = self.metadata().write()?;
@@ -130,6 +132,17 @@ impl Store {
         let info = transaction.info(committed)?;
         transaction.commit()?;
         Ok(info)
+    }
+
+    /// Has the tree of a snapshot on nothing fit the parent that it is to get.
+    fn inherit(&self, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<()> {
+        let chain = {
+            let reader = self.metadata().read()?;
+            let row = active(reader.snapshot(key.as_str())?, key)?;
+            let Some(parent) = self.new_parent(&reader, &row, options)? else { return Ok(()) };
+            reader.chain(parent.id)?
+        };
+        self.backend().inherit(tree, &chain)
     }
 
     /// The parent that a snapshot on nothing is to get.

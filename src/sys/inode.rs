@@ -117,6 +117,17 @@ pub(crate) fn mount_id(fd: impl AsFd) -> Option<u64> {
     }
 }
 
+/// When an inode was made, and when anything of it last changed. `None` where the system does not tell.
+pub(crate) fn made_and_changed(fd: impl AsFd) -> Option<(Timestamp, Timestamp)> {
+    let wanted = StatxFlags::BTIME | StatxFlags::CTIME;
+    let statx = rustix::fs::statx(fd.as_fd(), c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    if statx.stx_mask & wanted.bits() != wanted.bits() {
+        return None;
+    }
+    let time = |time: rustix::fs::StatxTimestamp| Timestamp { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
+    Some((time(statx.stx_btime), time(statx.stx_ctime)))
+}
+
 /// Mode, owner, mtime and all xattrs as the file system has them: names that mean something to overlayfs included.
 pub(crate) fn attributes(fd: impl AsFd) -> Result<Attributes> {
     let fd = fd.as_fd();

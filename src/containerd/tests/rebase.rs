@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::store::BackendChoice;
@@ -23,7 +24,7 @@ enum Entry {
 
 use Entry::{Dir, File, Opaque, Whiteout};
 
-const LAYERS: [&[Entry]; 5] = [
+const LAYERS: [&[Entry]; 6] = [
     &[
         Dir("a", 0o755),
         File("a/gone", "0"),
@@ -34,6 +35,11 @@ const LAYERS: [&[Entry]; 5] = [
         File("o/old", "0"),
         File("top", "0"),
         File("back", "0"),
+        Dir("p", 0o750),
+        Dir("p/q", 0o701),
+        Dir("p/q/r", 0o710),
+        File("p/q/r/old", "0"),
+        Dir("e", 0o700),
     ],
     &[
         Dir("a", 0o700),
@@ -50,14 +56,33 @@ const LAYERS: [&[Entry]; 5] = [
     // What was deleted comes back as something else.
     &[Dir("a", 0o700), Dir("a/deep", 0o755), Opaque("a/deep"), File("a/deep/other", "3"), Dir("top", 0o755), File("top/x", "3")],
     &[Whiteout("o"), Dir("a", 0o755), Whiteout("a/changed")],
+    // It implies directories that are there, among them one that it makes opaque, and makes one what an implied one is at first.
+    &[File("p/q/new", "5"), File("p/q/r/other", "5"), Opaque("p/q/r"), File("new/x", "5"), File("e/x", "5"), Dir("e", 0o755)],
 ];
+
+/// Makes a directory that a layer implies: with the mode that it has below, as far as that is there.
+fn imply(upper: &Path, lowers: &[PathBuf], path: &Path) {
+    let made = upper.join(path);
+    if path.as_os_str().is_empty() || made.is_dir() {
+        return;
+    }
+    imply(upper, lowers, path.parent().unwrap());
+    fs::create_dir(&made).unwrap();
+    let below = lowers.iter().find_map(|lower| fs::symlink_metadata(lower.join(path)).ok()).filter(fs::Metadata::is_dir);
+    fs::set_permissions(made, below.map_or(fs::Permissions::from_mode(0o755), |below| below.permissions())).unwrap();
+}
 
 /// Unpacks a layer as containerd's own differ does into the upperdir of an overlay.
 fn unpack(mounts: &[types::Mount], layer: &[Entry]) {
     let [mount] = mounts else { panic!("{mounts:?}") };
     assert_eq!(mount.r#type, "overlay", "what is deleted below could not be told in a bind mount");
-    let upper = mount.options.iter().find_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from).unwrap();
+    let option = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name)).unwrap();
+    let upper = PathBuf::from(option("upperdir="));
+    let lowers: Vec<_> = option("lowerdir=").split(':').map(PathBuf::from).collect();
     for entry in layer {
+        let (Dir(path, _) | File(path, _) | Whiteout(path) | Opaque(path)) = *entry;
+        let path = Path::new(path);
+        imply(&upper, &lowers, if matches!(entry, Opaque(_)) { path } else { path.parent().unwrap() });
         match *entry {
             Dir(path, mode) => {
                 let path = upper.join(path);
@@ -77,6 +102,12 @@ fn unpack(mounts: &[types::Mount], layer: &[Entry]) {
                 let directory = crate::sys::Dir::open(upper.join(path)).unwrap();
                 crate::sys::xattr::set(&directory, b"trusted.overlay.opaque", b"y").unwrap();
             }
+        }
+    }
+    // Entries in them would change it.
+    for entry in layer {
+        if let Dir(path, _) = entry {
+            fs::File::open(upper.join(path)).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
         }
     }
 }
@@ -131,7 +162,29 @@ fn layers_that_are_unpacked_at_once_are_the_ones_that_are_unpacked_in_turn() {
         }
         let last = seen(&served, &name("at once", LAYERS.len() - 1));
         let paths: Vec<_> = last.paths().map(|path| String::from_utf8_lossy(path.as_bytes()).into_owned()).collect();
-        assert_eq!(paths, ["", "a", "a/deep", "a/deep/other", "back", "top", "top/x"]);
+        assert_eq!(
+            paths,
+            [
+                "",
+                "a",
+                "a/deep",
+                "a/deep/other",
+                "back",
+                "e",
+                "e/x",
+                "new",
+                "new/x",
+                "p",
+                "p/q",
+                "p/q/new",
+                "p/q/r",
+                "p/q/r/other",
+                "top",
+                "top/x"
+            ]
+        );
+        let modes = ["e", "new", "p", "p/q", "p/q/r"].map(|path| last.get(path).unwrap().attributes.mode);
+        assert_eq!(modes, [0o755, 0o755, 0o750, 0o701, 0o710]);
     });
 }
 
