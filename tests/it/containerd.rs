@@ -154,6 +154,39 @@ fn both_daemons_may_end_and_start_while_containers_run() {
 }
 
 #[test]
+fn an_import_that_a_crash_of_plywood_breaks_off_is_done_again() {
+    if !is_here("containerd::an_import_that_a_crash_of_plywood_breaks_off_is_done_again") {
+        return;
+    }
+    Sandbox::root().run(|| {
+        let mut engine = Engine::start();
+        engine.import("app", &image(), "overlayfs").ok();
+        // When the first layer, the second, the third is about to be unpacked, or is unpacked already.
+        for layers in 1..=3 {
+            std::thread::scope(|scope| {
+                let import = scope.spawn(|| engine.import_archive("plywood"));
+                wait("a layer", || (engine.trees() >= layers || import.is_finished()).then_some(()));
+                engine.crash_plywood();
+            });
+            engine.kill_plywood();
+            engine.start_plywood();
+            engine.wait_for_plywood();
+            engine.import_archive("plywood").ok();
+            let mut difference = engine.shows("app", "overlayfs").difference(&engine.shows("app", "plywood"));
+            difference.retain(|line| !(line.starts_with("usr/lib/") && line.contains(": mtime ")));
+            assert_eq!(difference, Vec::<String>::new());
+            engine.collect("app");
+            assert_eq!((engine.snapshots("plywood", &["ls"]).ok().stdout.lines().count(), engine.trees()), (4, 3));
+            engine.command(&["check", "--full"]).ok();
+            engine.ctr(&["images", "rm", "--sync", &reference("app")]).ok();
+            engine.command(&["gc"]).ok();
+            assert_eq!(engine.trees(), 0, "of what was broken off nothing stays");
+            engine.import_archive("overlayfs").ok();
+        }
+    });
+}
+
+#[test]
 fn an_image_of_128_layers_runs() {
     if !is_here("containerd::an_image_of_128_layers_runs") {
         return;

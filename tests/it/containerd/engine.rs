@@ -139,6 +139,11 @@ differ = "walking"
         ended(child)
     }
 
+    /// Kills plywood while others use the engine; it is still to be [reaped](Self::kill_plywood).
+    pub(super) fn crash_plywood(&self) {
+        kill(Pid::from_raw(self.plywood.as_ref().unwrap().id().cast_signed()), Signal::SIGKILL).unwrap();
+    }
+
     /// Kills plywood.
     pub(super) fn kill_plywood(&mut self) {
         let mut child = self.plywood.take().unwrap();
@@ -203,10 +208,21 @@ differ = "walking"
 
     /// Imports an image and unpacks it.
     pub(super) fn import(&self, name: &str, image: &Image, snapshotter: &str) -> Output {
+        self.write_archive(name, image);
+        self.import_archive(snapshotter)
+    }
+
+    /// Writes what is to be imported.
+    pub(super) fn write_archive(&self, name: &str, image: &Image) {
         let (layout, archive) = (self.path("layout"), self.path("image.tar"));
         image.write_layout(&layout, &reference(name)).unwrap();
         Tool::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&archive).arg(".").ok();
         fs::remove_dir_all(layout).unwrap();
+    }
+
+    /// Imports what was written last.
+    pub(super) fn import_archive(&self, snapshotter: &str) -> Output {
+        let archive = self.path("image.tar");
         self.ctr(&["images", "import", "--local", "--snapshotter", snapshotter, archive.to_str().unwrap()])
     }
 
