@@ -217,6 +217,19 @@ fn containerd_is_shown_its_own_snapshots_alone() {
 }
 
 #[test]
+fn a_collection_of_the_stores_own_takes_nothing_of_containerds() {
+    let served = Served::new();
+    let chain_id = format!("sha256:{}", "2".repeat(64));
+    served.base(&chain_id, "");
+    served.prepare("key", "").unwrap();
+    served.base("alone", "");
+    served.remove("alone").unwrap();
+    let collected = served.store.gc(&Default::default(), &Default::default()).unwrap();
+    assert_eq!((collected.snapshots, served.list(&[]).unwrap()), (vec![], vec!["key".to_owned(), chain_id]));
+    assert_eq!(collected.trees, 1, "what was removed before");
+}
+
+#[test]
 fn what_others_put_on_a_snapshot_keeps_it() {
     let served = Served::new();
     served.base("base", "");
