@@ -107,6 +107,22 @@ impl Expected {
     pub(crate) fn known_size(&self) -> Option<u64> {
         self.size
     }
+
+    /// Refuses bytes that are known to be others.
+    ///
+    /// # Errors
+    /// `DigestMismatch`.
+    pub(crate) fn refuse_other(&self, digest: &Digest, size: u64) -> Result<()> {
+        if let Some(expected) = self.digest.as_ref().filter(|expected| *expected != digest) {
+            return Err(Error::new(ErrorKind::DigestMismatch, "ingest")
+                .at(expected.to_string())
+                .because(format!("the bytes have the digest {digest}")));
+        }
+        match self.size {
+            Some(expected) if expected != size => Err(wrong_size(digest, expected, size)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl From<&Descriptor> for Expected {
@@ -278,20 +294,20 @@ impl Content {
     }
 
     /// Begins to take in bytes that get no name: they go unless [`Ingest::into_nameless`] is called, and with its blob then.
-    pub(crate) fn start_nameless(&self) -> Result<Ingest> {
-        self.start_unnamed(&Expected::unknown(Algorithm::default())).map(Ingest::discard_on_drop)
+    pub(crate) fn start_nameless(&self, expected: &Expected) -> Result<Ingest> {
+        self.start_unnamed(expected).map(Ingest::discard_on_drop)
     }
 
     /// Takes in all of `reader` without giving it a name: the bytes go when the last [`Blob`] and [`BlobReader`] of them is dropped.
-    pub(crate) fn spool(&self, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Blob> {
-        let mut ingest = self.start_nameless()?;
+    pub(crate) fn spool(&self, expected: &Expected, reader: &mut dyn Read, cx: &Context<'_>) -> Result<Blob> {
+        let mut ingest = self.start_nameless(expected)?;
         ingest.copy_from(reader, cx)?;
         ingest.into_nameless()
     }
 
     /// The same with what `fill` writes.
     pub(crate) fn spool_written(&self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Blob> {
-        let mut ingest = self.start_nameless()?;
+        let mut ingest = self.start_nameless(&Expected::unknown(Algorithm::default()))?;
         fill(&mut ingest::Writer(&mut ingest))?;
         ingest.into_nameless()
     }

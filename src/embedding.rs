@@ -7,6 +7,7 @@
 //! | open a store, or make one | [`Store::open`], [`open_with`](Store::open_with) and [`StoreOptions`]; it is cheap to clone, and several are independent |
 //! | bring an image in | [`import`](Store::import) a layout or archive; [`pull`](Store::pull) blob by blob, from whoever fetches |
 //! | bring bytes or a layer in | [`content`](Store::content)`().start(…)`, then [`Ingest::write`]; [`import_layer`](Store::import_layer) |
+//! | unpack as other engines do | [`prepare`](Store::prepare), [`apply`](Store::apply) a layer to it, [`commit`](Store::commit), and so on upwards |
 //! | run a container | [`prepare`](Store::prepare) gives a [`Mount`]; [`view`](Store::view) a read-only one; [`mounts`](Store::mounts) the same later |
 //! | use a store that cannot be written | it opens for all that reads ([`read_only_reason`](Store::read_only_reason)); [`mount_committed`](Store::mount_committed) needs no key |
 //! | mount it | [`attach`](Mount::attach), [`attach_at`](Mount::attach_at), [`detached`](Mount::detached); [`MountOptions`] with an [`IdMap`] |

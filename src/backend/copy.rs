@@ -26,6 +26,7 @@ use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
 use crate::sys::copy::{SharedCheck, copy_tree};
 use crate::sys::durable::SyncPoint;
+use crate::sys::flock::Flock;
 use crate::sys::mount::uncovered;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
@@ -147,6 +148,17 @@ impl Copy {
     /// The tree of the parent as the root of questions.
     fn lower(&self, chain: &[TreeId]) -> Result<Option<Root>> {
         chain.first().map(|&parent| self.fs(parent).map(Root::new)).transpose()
+    }
+
+    /// Makes sure that a writable tree is mounted nowhere, as far as that shows, and stays so until the claim is dropped.
+    fn claim(&self, tree: TreeId, op: &'static str) -> Result<Option<Flock>> {
+        let claim = Mount::bind(self.base.clone(), Self::place(tree, FS)?, Access::ReadWrite).claim();
+        claim.map_err(|error| match error.kind() {
+            ErrorKind::InUse => Error::new(ErrorKind::InUse, op)
+                .at(self.base.path().join(tree.to_string()))
+                .because("it is mounted, and could still be written to"),
+            _ => error,
+        })
     }
 
     /// Deletes a tree where what was done with it has failed.
@@ -290,6 +302,15 @@ impl Backend for Copy {
         self.remove(change)
     }
 
+    fn adopt(&self, tree: TreeId, change: TreeId, _chain: &[TreeId], applied: &Applied, ids: Ids, cx: &Context<'_>) -> Result<()> {
+        let _claim = self.claim(tree, "apply layer")?;
+        match &applied.root {
+            _ if !applied.empty => self.merge(change, tree, applied, ids, cx),
+            None => Ok(()),
+            Some(root) => dress(&self.own_fs(tree)?, root)?.into_iter().try_for_each(|reason| cx.skip(&EntryPath::ROOT, reason)),
+        }
+    }
+
     fn outline(&self, reference: Reference<'_>, cx: &Context<'_>) -> Result<Applied> {
         let Reference { outline, below, layer, ids, contents, .. } = reference;
         let chain: Vec<TreeId> = below.into_iter().collect();
@@ -370,15 +391,7 @@ impl Backend for Copy {
     fn commit(&self, tree: TreeId) -> Result<Frozen> {
         let point = SyncPoint::before_writes(self.trees()?)?;
         // Held to the end: nobody mounts it while it is frozen.
-        let _claim =
-            Mount::bind(self.base.clone(), Self::place(tree, FS)?, Access::ReadWrite).claim().map_err(|error| {
-                match error.kind() {
-                    ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit tree")
-                        .at(self.base.path().join(tree.to_string()))
-                        .because("it is mounted, and could still be written to"),
-                    _ => error,
-                }
-            })?;
+        let _claim = self.claim(tree, "commit tree")?;
         point.sync()?;
         let fs = self.fs(tree)?;
         Ok(Frozen::new(self.usage(tree)?, seen::read(fs, seen::Form::Plain)?.attributes))

@@ -181,6 +181,28 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Err(not_whole(self.name(), change))
     }
 
+    /// Puts what [`apply_ahead`](Self::apply_ahead) made over a chain into a writable tree over the same chain, which stays writable and
+    /// keeps its path; where [trees are whole](Self::is_whole), over that tree alone. `applied` is what that told; a root's attributes in it
+    /// are given to the tree. `change` is garbage afterwards. Nothing is durable when it returns. After an error the tree is as before,
+    /// but for one of the file system's while a whole tree is changed.
+    ///
+    /// # Errors
+    /// `InUse` where the tree is mounted and that shows; `Unsupported` for a backend that cannot, or cannot where the tree has changes
+    /// already; `Cancelled`, `NoSpace`, `Io`.
+    fn adopt(
+        &self,
+        tree: TreeId,
+        _change: TreeId,
+        _chain: &[TreeId],
+        _applied: &Applied,
+        _ids: Ids,
+        _cx: &Context<'_>,
+    ) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "apply layer")
+            .at(format!("tree {tree}"))
+            .because(format!("the {} backend applies no layer to a writable tree", self.name())))
+    }
+
     /// What a chain says to the questions that a tree rests on, in their order.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! What lies below a tree is always read through a read-only mount of the chain that is attached nowhere, so that whiteouts, opaque
 //! directories and escaped xattrs mean exactly what they mean to a container.
 
+mod adopt;
 mod inherit;
 mod root;
 mod verify;
@@ -228,6 +229,17 @@ impl Overlay {
         self.overlay(&[TreeId::EMPTY], Some(tree))?.claim()
     }
 
+    /// The same, told of the operation that needs it.
+    fn claim_to(&self, op: &'static str, tree: TreeId, dir: &Dir) -> Result<Option<Flock>> {
+        self.claim_writable(tree, dir).map_err(|error| match error.kind() {
+            ErrorKind::InUse => Error::new(ErrorKind::InUse, op)
+                .at(self.base.path().join(tree.to_string()))
+                .because("it is mounted")
+                .with_hint("unmount it first"),
+            _ => error,
+        })
+    }
+
     /// Unpacks a layer, over an unknown chain by guesses. Nothing is durable, and the usage is not known yet.
     fn unpack(
         &self,
@@ -333,6 +345,10 @@ impl Backend for Overlay {
         self.unless_failed(tree, done)
     }
 
+    fn adopt(&self, tree: TreeId, change: TreeId, chain: &[TreeId], applied: &Applied, _ids: Ids, _cx: &Context<'_>) -> Result<()> {
+        self.put_in_place(tree, change, chain, applied)
+    }
+
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
         let lower = if questions.is_empty() { None } else { self.view(chain)? };
         apply::answer(lower.as_ref(), questions)
@@ -404,13 +420,7 @@ impl Backend for Overlay {
         let point = SyncPoint::before_writes(&self.trees)?;
         let dir = self.tree(tree)?;
         // Held to the end: nobody mounts it while it is frozen, and nobody can afterwards.
-        let _claim = self.claim_writable(tree, &dir).map_err(|error| match error.kind() {
-            ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
-                .at(self.base.path().join(tree.to_string()))
-                .because("it is mounted")
-                .with_hint("unmount it first"),
-            _ => error,
-        })?;
+        let _claim = self.claim_to("commit", tree, &dir)?;
         self.refuse_torn(tree, &dir)?;
         let fs = dir.child(FS.as_bytes())?;
         point.sync()?;

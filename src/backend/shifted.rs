@@ -157,6 +157,10 @@ impl Backend for Shifted {
         self.inner.merge(change, into, &self.known(applied.clone())?, ids, cx)
     }
 
+    fn adopt(&self, tree: TreeId, change: TreeId, chain: &[TreeId], applied: &Applied, ids: Ids, cx: &Context<'_>) -> Result<()> {
+        self.inner.adopt(tree, change, chain, &self.known(applied.clone())?, ids, cx)
+    }
+
     fn answer(&self, chain: &[TreeId], questions: &[Question]) -> Result<Vec<Answer>> {
         let seen = |answer| match answer {
             Answer::Directory(Some(attributes)) => Answer::Directory(Some(Box::new(self.owners.seen(*attributes)))),

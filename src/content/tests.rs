@@ -265,7 +265,7 @@ fn bytes_of_unknown_digest_get_one() {
 #[test]
 fn spooled_bytes_have_no_name_and_go_with_their_blob() {
     let store = Store::new();
-    let blob = store.content.spool(&mut &b"hello"[..], &Context::default()).unwrap();
+    let blob = store.content.spool(&Expected::unknown(Algorithm::Sha256), &mut &b"hello"[..], &Context::default()).unwrap();
     assert!(store.is_empty());
     assert_eq!((read(&blob).as_slice(), blob.digest()), (&b"hello"[..], &Algorithm::Sha256.digest(b"hello")));
 }

@@ -224,6 +224,21 @@ impl Transaction<'_> {
         self.lease_tree(lease, id)
     }
 
+    /// Takes down what a layer asked of nothing, on which it was applied to a writable tree, and whether it hides everything below. The
+    /// tree is no layer for that: whoever has it may write to it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn note_applied(&self, id: TreeId, applied: &Applied) -> Result<()> {
+        self.connection()
+            .execute(
+                "UPDATE trees SET facts = ?2, cut = ?3 WHERE id = ?1 AND state = 'writable'",
+                params![to_sql(id.0), facts::encode(&applied.facts), applied.cut],
+            )
+            .map(drop)
+            .map_err(|error| failed("apply layer", error))
+    }
+
     /// The same of a tree whose layer is read and checked, and which is not made for now: it has no bytes.
     ///
     /// # Errors

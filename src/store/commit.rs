@@ -67,7 +67,7 @@ impl Store {
     /// `NotFound` without such a key or parent; `InvalidArgument` for a View or a Committed snapshot, and for another parent than it has;
     /// `AlreadyExists` where the name is taken, and the Active snapshot stays; `InUse` where it is mounted and the system tells;
     /// `LimitExceeded` where the stack is higher than the backend can mount; `Unsupported` for a new parent where trees hold all that is
-    /// below them (the copy backend); `NoSpace`, `Io`.
+    /// below them (the copy backend), or a layer was [applied](Self::apply) that is another tree on that parent; `NoSpace`, `Io`.
     pub fn commit(&self, name: &Name, key: &Key, options: &CommitOptions) -> Result<Info> {
         let verb = verb!("commit", key = key.as_str(), name = name.as_str(), bytes = Empty, entries = Empty);
         verb.run(|span| self.commit_in(span, name, key, options))
@@ -80,14 +80,14 @@ impl Store {
             if reader.snapshot(name.as_str())?.is_some() {
                 return Err(Error::new(ErrorKind::AlreadyExists, "commit").at(name.as_str()));
             }
-            let row = active(reader.snapshot(key.as_str())?, key)?;
+            let row = active("commit", reader.snapshot(key.as_str())?, key)?;
             self.new_parent(&reader, &row, options)?;
             row.tree
         };
         let _frozen_by_us = self.locks().wait(Subject::Tree(tree))?;
         {
             // Somebody else may have committed it while the lock was waited for: its tree must not be touched any more then.
-            let now = active(self.metadata().read()?.snapshot(key.as_str())?, key)?;
+            let now = active("commit", self.metadata().read()?.snapshot(key.as_str())?, key)?;
             if now.tree != tree {
                 return Err(no_snapshot("commit", key.as_str()).because("it was committed by somebody else meanwhile"));
             }
@@ -116,7 +116,7 @@ impl Store {
         span.record("bytes", frozen.usage.bytes);
         span.record("entries", frozen.usage.inodes);
         let transaction = self.metadata().write()?;
-        let row = active(transaction.snapshot(key.as_str())?, key)?;
+        let row = active("commit", transaction.snapshot(key.as_str())?, key)?;
         if row.tree != tree {
             return Err(no_snapshot("commit", key.as_str()).because("it was removed meanwhile"));
         }
@@ -138,7 +138,7 @@ impl Store {
     fn inherit(&self, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<()> {
         let chain = {
             let reader = self.metadata().read()?;
-            let row = active(reader.snapshot(key.as_str())?, key)?;
+            let row = active("commit", reader.snapshot(key.as_str())?, key)?;
             let Some(parent) = self.new_parent(&reader, &row, options)? else { return Ok(()) };
             reader.chain(parent.id)?
         };
@@ -171,16 +171,24 @@ impl Store {
         }
         let chain = reader.chain(parent.id)?;
         reader.refuse_damaged("commit", &parent.name, &chain)?;
+        // What a layer was applied to that was said to stand on nothing.
+        let facts = reader.tree(row.tree)?.map(|tree| tree.facts).unwrap_or_default();
+        if !self.holds_over(&facts, &chain)? {
+            let error = Error::new(ErrorKind::Unsupported, "commit").at(&row.name);
+            let error = error.because(format!("a layer was applied to it that is another tree on {name} than on nothing"));
+            return Err(error.with_hint("prepare it on that parent, and apply the layer then"));
+        }
         self.check_height("commit", &row.name, chain.len().saturating_add(1))?;
         Ok(Some(parent))
     }
 }
 
-fn active(row: Option<SnapshotRow>, key: &Key) -> Result<SnapshotRow> {
-    let row = row.ok_or_else(|| no_snapshot("commit", key.as_str()))?;
+/// The Active snapshot of a key; any other kind is an `InvalidArgument`.
+pub(super) fn active(op: &'static str, row: Option<SnapshotRow>, key: &Key) -> Result<SnapshotRow> {
+    let row = row.ok_or_else(|| no_snapshot(op, key.as_str()))?;
     if row.kind != Kind::Active {
-        let reason = format!("its kind is {}; only an active snapshot can be committed", row.kind);
-        return Err(Error::new(ErrorKind::InvalidArgument, "commit").at(key.as_str()).because(reason));
+        let reason = format!("its kind is {}; it takes an active snapshot", row.kind);
+        return Err(Error::new(ErrorKind::InvalidArgument, op).at(key.as_str()).because(reason));
     }
     Ok(row)
 }

@@ -22,6 +22,8 @@ pub(super) struct Filled {
     pub(super) tree: TreeId,
     pub(super) applied: Applied,
     pub(super) diff_id: DiffId,
+    /// Bytes of the uncompressed stream.
+    pub(super) size: u64,
     /// Before it was written, where that is not durable yet.
     pub(super) unsynced: Option<SyncPoint>,
     pub(super) is_named: bool,
@@ -94,7 +96,7 @@ impl Filled {
         // Goes with what was unpacked, unless all went well.
         let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
         let chain = chain.map(<[TreeId]>::to_vec);
-        let mut filled = Self { store: store.clone(), tree, applied, diff_id, unsynced: None, is_named: false, chain };
+        let mut filled = Self { store: store.clone(), tree, applied, diff_id, size: 0, unsynced: None, is_named: false, chain };
         let mut reader = LayerReader::open(bytes.supply, bytes.media_type, algorithm, bytes.limits.clone(), bytes.crew, cx)?;
         let chain = filled.chain.as_deref();
         let ahead = if how == How::Ahead { backend.apply_ahead(tree, chain, &mut reader, ids, cx)? } else { None };
@@ -104,7 +106,7 @@ impl Filled {
             (None, Some(chain)) => backend.apply(tree, chain, &mut reader, ids, cx)?,
             (None, None) => return Ok(None),
         };
-        filled.diff_id = reader.diff_id()?;
+        (filled.diff_id, filled.size) = reader.finish()?;
         Ok(Some(filled))
     }
 

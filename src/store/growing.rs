@@ -114,7 +114,8 @@ fn gave_up() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Content;
+    use crate::content::{Content, Expected};
+    use crate::digest::Algorithm;
     use crate::progress::Context;
     use crate::sys::Dir;
 
@@ -132,7 +133,8 @@ mod tests {
     fn what_is_read_is_what_was_written_and_its_end_is_the_writers() {
         let directory = tempfile::tempdir().unwrap();
         let content = Content::open(&Dir::open(directory.path()).unwrap()).unwrap();
-        let blob = content.spool(&mut b"0123456789".as_slice(), &Context::default()).unwrap();
+        let expected = Expected::unknown(Algorithm::default());
+        let blob = content.spool(&expected, &mut b"0123456789".as_slice(), &Context::default()).unwrap();
         let file = tempfile::tempfile().unwrap();
         let (growing, grower) = Growing::new(file.try_clone().unwrap(), 0);
         std::thread::scope(|scope| {

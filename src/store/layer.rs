@@ -11,7 +11,7 @@ use tracing::field::{Empty, display};
 
 use crate::backend::Backend;
 use crate::compression::Compression;
-use crate::content::Blob;
+use crate::content::{Blob, Expected};
 use crate::descriptor::MediaType;
 use crate::digest::{Algorithm, ChainId, DiffId, Digest};
 use crate::entry::Attributes;
@@ -251,10 +251,8 @@ impl Store {
                 None => self.land_undeclared(lease, &Undeclared { bytes: &bytes, parent, labels }, cx),
             }
         };
-        let (diff_id, Landed { chain_id, existed, snapshot, .. }) = match source.0 {
-            Form::Blob(blob) => land(&Supply::stored(blob))?,
-            Form::Reader(mut reader) => self.land_while_reading(&mut reader, &crew, cx, land)?,
-        };
+        let any = Expected::unknown(Algorithm::default());
+        let (diff_id, Landed { chain_id, existed, snapshot, .. }) = self.with_supply(source, &any, &crew, cx, land)?;
         if !existed {
             made.chains.push(chain_id.clone());
         }
@@ -264,6 +262,24 @@ impl Store {
         let mut report = unsaid;
         report.merge(cx.take_report());
         Ok(ImportedLayer { chain_id, diff_id, existed, report })
+    }
+
+    /// Does with the bytes of a source what `land` does, if need be while they come in.
+    pub(super) fn with_supply<T: Send>(
+        &self,
+        source: LayerSource<'_>,
+        expected: &Expected,
+        crew: &Crew,
+        cx: &Context<'_>,
+        land: impl Fn(&Supply) -> Result<T> + Sync,
+    ) -> Result<T> {
+        match source.0 {
+            Form::Blob(blob) => {
+                expected.refuse_other(blob.digest(), blob.size())?;
+                land(&Supply::stored(blob))
+            }
+            Form::Reader(mut reader) => self.land_while_reading(expected, &mut reader, crew, cx, land),
+        }
     }
 
     /// Unpacks a layer, or finds it, and commits it; the lease keeps it from now on. Whichever it is, the blob was found to be it.

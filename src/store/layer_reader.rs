@@ -57,7 +57,17 @@ impl<'a> LayerReader<'a> {
     /// # Errors
     /// Those of who takes the bytes in.
     pub(super) fn diff_id(self) -> Result<DiffId> {
-        self.reader.into_inner().finish().map(DiffId)
+        self.finish().map(|(diff_id, _)| diff_id)
+    }
+
+    /// The same, and how many bytes the uncompressed stream had.
+    ///
+    /// # Errors
+    /// As [`diff_id`](Self::diff_id).
+    pub(super) fn finish(self) -> Result<(DiffId, u64)> {
+        let bytes = self.reader.into_inner();
+        let count = bytes.count();
+        bytes.finish().map(|digest| (DiffId(digest), count))
     }
 }
 

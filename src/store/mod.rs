@@ -25,6 +25,7 @@
 //! | `mount` | [`Mount::attach`](crate::mount::Mount::attach), [`detached`](crate::mount::Mount::detached) | `source`, `target` |
 //! | `attach` | [`Detached::attach`](crate::mount::Detached::attach) | `target` |
 //! | `unmount` | [`unmount`](crate::mount::unmount), [`Mounted::close`](crate::mount::Mounted::close), dropping it | `target` |
+//! | `apply` | [`Store::apply`] | `key`, `diff_id`, `bytes`, `entries` |
 //! | `commit` | [`Store::commit`] | `key`, `name`, `bytes`, `entries` |
 //! | `changes` | [`Store::changes`] | `key`, `bytes`, `entries` |
 //! | `diff` | [`Store::diff`] | `key`, `digest`, `diff_id`, `size`, `bytes`, `entries` |
@@ -52,6 +53,7 @@
 //! written. A layer that comes by a pipe is unpacked before its image is known: that counts for the `import`, not for the `layer`.
 
 mod ahead;
+mod apply;
 mod archive;
 mod capabilities;
 mod changes;
@@ -110,6 +112,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+pub use apply::{ApplyOptions, ApplyOutcome};
 pub use changes::Changed;
 pub use check::{CheckOptions, CheckOutcome, Damage, Finding, Remedy};
 pub use commit::CommitOptions;

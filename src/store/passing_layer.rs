@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use crate::content::Ingest;
+use crate::content::{Expected, Ingest};
 use crate::digest::{Algorithm, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{LeaseId, SnapshotRow};
@@ -38,17 +38,18 @@ impl<'a> Undeclared<'a> {
 
 impl Store {
     /// Takes in what the reader has, under no name, while another thread does with it what `land` does; by the caller's thread alone
-    /// one after the other.
+    /// one after the other. Bytes other than expected are an error, whatever `land` made of them.
     pub(super) fn land_while_reading<T: Send>(
         &self,
+        expected: &Expected,
         reader: &mut dyn Read,
         crew: &Crew,
         cx: &Context<'_>,
         land: impl Fn(&Supply) -> Result<T> + Sync,
     ) -> Result<T> {
-        let Some(seat) = crew.take() else { return land(&Supply::stored(self.content().spool(reader, cx)?)) };
-        let ingest = self.content().start_nameless()?;
-        let (supply, grower) = Supply::growing(&ingest, None)?;
+        let Some(seat) = crew.take() else { return land(&Supply::stored(self.content().spool(expected, reader, cx)?)) };
+        let ingest = self.content().start_nameless(expected)?;
+        let (supply, grower) = Supply::growing(&ingest, expected.known_size())?;
         let (landed, read, lent) = std::thread::scope(|scope| {
             let landing = std::thread::Builder::new().name("plywood-unpack".to_owned()).spawn_scoped(
                 scope,

@@ -209,7 +209,6 @@ impl Dir {
         self.rename_with(name, to, new_name, RenameFlags::NOREPLACE)
     }
 
-    #[cfg(test)]
     /// Swaps two names.
     pub(crate) fn rename_exchange(&self, name: &[u8], to: &Self, new_name: &[u8]) -> Result<()> {
         self.rename_with(name, to, new_name, RenameFlags::EXCHANGE)

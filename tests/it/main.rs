@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 #![allow(clippy::disallowed_methods)] // tests work with paths
 
+#[cfg(feature = "testing")]
+mod applying;
 mod arch;
 #[cfg(all(feature = "testing", feature = "tokio"))]
 mod async_verbs;

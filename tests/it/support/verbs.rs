@@ -71,6 +71,10 @@ pub(crate) fn every_verb(store: &Store, who: &str, cx: &Context<'_>) {
     for compression in [Compression::Gzip, Compression::Zstd] {
         store.diff(key.as_str(), std::io::sink(), &DiffOptions::default().compression(compression), cx).unwrap();
     }
+    let applied = Key::new(named("applied")).unwrap();
+    drop(store.prepare(&applied, Some(&top), &Default::default()).unwrap());
+    store.apply(&applied, LayerSource::reader(&Layer::new().file("b", who).tar()[..]), &Default::default(), cx).unwrap();
+    store.remove(applied.as_str()).unwrap();
     let name = Name::new(named("kept")).unwrap();
     store.commit(&name, &key, &Default::default()).unwrap();
     // Not every kernel mounts one layer alone.
