@@ -278,7 +278,7 @@ pub(super) enum Command {
         #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
         command: Vec<OsString>,
     },
-    /// Serve the store to containerd as a snapshotter, until SIGTERM or SIGINT
+    /// Serve the store to containerd as a snapshotter and a differ, until SIGTERM or SIGINT
     ///
     /// On a unix socket (mode 0600) that containerd's config.toml names under `proxy_plugins`; on the one that a service manager hands over
     /// where it does. Several servers may serve one store, each at its own address.
@@ -288,6 +288,10 @@ pub(super) enum Command {
         /// The socket [default: /run/plywood/containerd.sock]
         #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
         address: Option<PathBuf>,
+        /// containerd's own socket, from whose content store the differ reads layers, and to which it writes them
+        /// [default: /run/containerd/containerd.sock]
+        #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+        containerd_address: Option<PathBuf>,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  plywood completion bash > /etc/bash_completion.d/plywood")]

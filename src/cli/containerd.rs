@@ -10,14 +10,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::Failure;
 use super::session::Session;
-use crate::containerd::{Socket, serve};
+use crate::containerd::{ServeOptions, Socket, serve_with};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where containerd is told to look, where nothing is said.
 const ADDRESS: &str = "/run/plywood/containerd.sock";
 
-/// `containerd [--address SOCKET]`
-pub(super) fn containerd(session: &Session<'_>, address: Option<&Path>) -> Result<(), Failure> {
+/// `containerd [--address SOCKET] [--containerd-address SOCKET]`
+pub(super) fn containerd(session: &Session<'_>, address: Option<&Path>, containerd: Option<&Path>) -> Result<(), Failure> {
+    let options = containerd.map_or_else(ServeOptions::default, |address| ServeOptions::default().containerd(address));
     let socket = match (address, is_handed_a_socket()?) {
         (None, true) => Socket::inherited()?,
         (Some(address), true) => {
@@ -44,7 +45,7 @@ pub(super) fn containerd(session: &Session<'_>, address: Option<&Path>) -> Resul
             }
             notify("STOPPING=1");
         };
-        serve(session.store.clone(), socket, stop).await
+        serve_with(session.store.clone(), socket, &options, stop).await
     });
     // What is at work still is ended with the process: a crash loses nothing either.
     runtime.shutdown_timeout(Duration::ZERO);

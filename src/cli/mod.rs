@@ -111,7 +111,9 @@ fn on_store(command: Command, session: &Session<'_>) -> Result<(), Failure> {
         Command::Mount { options, key, target } => mounts::mount(session, &key, &target, &options),
         Command::Bundle(arguments) => bundle::bundle(session, &arguments),
         #[cfg(feature = "containerd")]
-        Command::Containerd { address } => containerd::containerd(session, address.as_deref()),
+        Command::Containerd { address, containerd_address } => {
+            containerd::containerd(session, address.as_deref(), containerd_address.as_deref())
+        }
         Command::Cat { key, paths } => read::cat(session, &key, &paths),
         Command::Ls { key, path } => read::ls(session, &key, &path),
         Command::Cp { key, path, target } => read::cp(session, &key, &path, &target),

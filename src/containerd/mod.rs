@@ -1,4 +1,4 @@
-//! plywood under containerd: a snapshotter, served over gRPC on a unix socket as containerd's `proxy_plugins` want it.
+//! plywood under containerd: a snapshotter and a differ, served over gRPC on a unix socket as containerd's `proxy_plugins` want them.
 //!
 //! [`serve`] is the whole of it: a store, a [`Socket`], and a future that says when to stop. It runs in a tokio runtime; the rest of the
 //! crate stays synchronous. What containerd says by its plain strings is one trait, `Snapshotter`, implemented on
@@ -14,9 +14,12 @@
 
 #[rustfmt::skip]
 mod api;
+mod content;
+mod differ;
 mod filter;
 mod names;
 mod server;
+mod services;
 mod snapshotter;
 mod socket;
 mod status;
@@ -24,5 +27,5 @@ mod status;
 mod tests;
 mod wire;
 
-pub use server::serve;
+pub use server::{ServeOptions, serve, serve_with};
 pub use socket::Socket;

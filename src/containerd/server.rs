@@ -1,6 +1,7 @@
 //! The server: connections in, until it is told to stop.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -8,7 +9,11 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use super::api::diff::diff_server::DiffServer;
 use super::api::snapshots::snapshots_server::SnapshotsServer;
+use super::content::ContentStore;
+use super::differ::Differ;
+use super::services::Services;
 use super::snapshotter::Snapshotter;
 use super::socket::Socket;
 use super::wire::Wire;
@@ -17,7 +22,7 @@ use crate::store::Store;
 
 const OP: &str = "serve";
 /// What containerd takes and sends, in bytes (`defaults.DefaultMaxRecvMsgSize`).
-const MESSAGE_MAX: usize = 16 << 20;
+pub(super) const MESSAGE_MAX: usize = 16 << 20;
 /// Calls of one client that are on their way at once.
 const STREAMS_MAX: u32 = 1024;
 /// A client that is silent so long is asked whether it is there, and given up when it is silent as long again.
@@ -44,13 +49,47 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// `InvalidArgument` where the store's path has a character that containerd takes for its own in mount options (`:`, `,`, `\`), or is not
 /// UTF-8; `Io` where the socket fails.
 pub async fn serve(store: Store, socket: Socket, stop: impl Future<Output = ()> + Send) -> Result<()> {
-    check_root(&store)?;
-    serve_any(store, socket, stop, DRAIN).await
+    serve_with(store, socket, &ServeOptions::default(), stop).await
 }
 
-/// The same for any snapshotter, and with another patience.
+/// How a store is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// containerd's own socket, for its content store: the differ reads layers from there and writes them there. By default
+    /// `/run/containerd/containerd.sock`. It is connected to when a layer is asked for.
+    pub containerd: PathBuf,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { containerd: PathBuf::from("/run/containerd/containerd.sock") }
+    }
+}
+
+impl ServeOptions {
+    /// With the containerd on this socket.
+    #[must_use]
+    pub fn containerd(mut self, address: impl Into<PathBuf>) -> Self {
+        self.containerd = address.into();
+        self
+    }
+}
+
+/// [`serve`] for a containerd that is elsewhere.
+///
+/// # Errors
+/// As [`serve`]; `InvalidArgument` where containerd's address is none.
+pub async fn serve_with(store: Store, socket: Socket, options: &ServeOptions, stop: impl Future<Output = ()> + Send) -> Result<()> {
+    check_root(&store)?;
+    let differ = Differ::new(store.clone(), ContentStore::at(&options.containerd)?);
+    serve_any(store, Some(differ), socket, stop, DRAIN).await
+}
+
+/// The same for any snapshotter, with a differ or without, and with another patience.
 pub(super) async fn serve_any<S: Snapshotter>(
     snapshotter: S,
+    differ: Option<Differ>,
     mut socket: Socket,
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
@@ -59,14 +98,19 @@ pub(super) async fn serve_any<S: Snapshotter>(
     let listener = socket.take_listener()?;
     listener.set_nonblocking(true).map_err(fail)?;
     let incoming = UnixListenerStream::new(UnixListener::from_std(listener).map_err(fail)?);
-    let service =
-        SnapshotsServer::new(Wire::new(snapshotter)).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+    let services = Services {
+        snapshots: SnapshotsServer::new(Wire::new(snapshotter))
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX),
+        diff: differ
+            .map(|differ| DiffServer::new(differ).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)),
+    };
     let (stopping, stopped) = oneshot::channel();
     let serving = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))
         .http2_keepalive_timeout(Some(SILENCE_MAX))
-        .serve_with_incoming_shutdown(service, incoming, async {
+        .serve_with_incoming_shutdown(services, incoming, async {
             stop.await;
             tracing::debug!("stopping");
             let _ = stopping.send(());

@@ -79,6 +79,8 @@ mod layout;
 mod layout_writer;
 mod lease;
 mod leases;
+#[cfg(feature = "containerd")]
+mod locate;
 mod make;
 mod mounts;
 mod open;
@@ -121,6 +123,8 @@ pub use disk_usage::{DiskUsage, Held, ImageUsage};
 pub use explain::{Effect, Explanation, LayerEffect};
 pub use export::{ExportOptions, Exported, Remade};
 pub use gc::{GcOptions, GcOutcome, LostTree};
+#[cfg(feature = "containerd")]
+pub(crate) use image::document::layer_compression;
 #[cfg(feature = "cli")]
 pub(crate) use image::rfc3339;
 pub use image::{Image, ImageConfig, Layer, Platform, RuntimeOptions};

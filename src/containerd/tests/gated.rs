@@ -103,7 +103,7 @@ fn gated(drain: Duration) -> (Served, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let snapshotter = Gated { store: store.clone(), gate: Arc::clone(&gate) };
     let address = directory.path().join("socket");
-    let served = Served::with(store, address, |socket, stop| serve_any(snapshotter, socket, stop, drain));
+    let served = Served::with(store, address, |socket, stop| serve_any(snapshotter, None, socket, stop, drain));
     (Served { _directory: Some(directory), ..served }, gate)
 }
 

@@ -1,6 +1,8 @@
 //! containerd's contract over the wire, sentence by sentence, by a client of the same definitions.
 
 mod connections;
+mod content;
+mod diff;
 mod gated;
 mod messages;
 mod mounting;
@@ -22,7 +24,7 @@ use tonic::{Code, Status};
 
 use super::api::snapshots::{self as pb, snapshots_client::SnapshotsClient};
 use super::api::types;
-use super::{Socket, serve};
+use super::{ServeOptions, Socket, serve, serve_with};
 use crate::store::Store;
 use crate::testing::TemporaryDirectory;
 
@@ -46,8 +48,10 @@ impl Served {
 
     /// A server on a store that is there.
     fn at(store: Store, address: PathBuf) -> Self {
+        // Where a test plays containerd, it is here.
+        let options = ServeOptions::default().containerd(address.with_file_name("containerd"));
         let snapshotter = store.clone();
-        Self::with(store, address, |socket, stop| serve(snapshotter, socket, stop))
+        Self::with(store, address, |socket, stop| async move { serve_with(snapshotter, socket, &options, stop).await })
     }
 
     /// A server of one's own; the store is for the test alone.
