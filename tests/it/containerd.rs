@@ -1,6 +1,7 @@
 //! plywood's snapshotter in the hands of a real containerd, its client and runc.
 
 mod daemon;
+mod differ;
 mod engine;
 
 use plywood::compression::Compression;

@@ -49,11 +49,18 @@ pub(super) struct Engine {
     init: Pid,
     plywood: Option<Child>,
     containerd: Option<Child>,
+    /// Who unpacks and diffs.
+    differ: &'static str,
 }
 
 impl Engine {
-    /// Both daemons, running.
+    /// Both daemons, running; containerd's own differ does the work.
     pub(super) fn start() -> Self {
+        Self::with_differ("walking")
+    }
+
+    /// The same with another differ, before that: `plywood-diff` is plywood's.
+    pub(super) fn with_differ(differ: &'static str) -> Self {
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
         let mut command = Command::new("setpriv");
         command.args([
@@ -71,7 +78,7 @@ impl Engine {
         let namespaces = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let init = wait("the namespaces", || child_of(namespaces.id()));
         let directory = tempfile::tempdir().unwrap();
-        let mut engine = Self { directory, namespaces, init, plywood: None, containerd: None };
+        let mut engine = Self { directory, namespaces, init, plywood: None, containerd: None, differ };
         // The one that unshare has forked becomes sleep only when its mounts are made.
         wait("the namespaces", || {
             let name = fs::read_to_string(format!("/proc/{init}/comm")).unwrap_or_default();
@@ -103,12 +110,18 @@ address = "{place}/containerd.sock.ttrpc"
 [proxy_plugins.plywood]
 type = "snapshot"
 address = "{place}/plywood.sock"
+[proxy_plugins.plywood-diff]
+type = "diff"
+address = "{place}/plywood.sock"
+[plugins."io.containerd.service.v1.diff-service"]
+default = ["{differ}", "walking"]
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux/{}"
 snapshotter = "plywood"
-differ = "walking"
+differ = "{differ}"
 "#,
-            architecture.trim()
+            architecture.trim(),
+            differ = self.differ,
         )
     }
 
@@ -116,6 +129,7 @@ differ = "walking"
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(plywood().program()).arg("--root").arg(self.path("store"));
         command.args(["-v", "containerd", "--address"]).arg(self.path("plywood.sock"));
+        command.arg("--containerd-address").arg(self.path("containerd.sock"));
         self.plywood = Some(self.spawn(&mut command, "plywood.log"));
         wait("plywood", || UnixStream::connect(self.path("plywood.sock")).ok());
     }
