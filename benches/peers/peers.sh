@@ -38,9 +38,11 @@ outside() {
         -o -path "$changes/var/lib/containers" -o -path "$changes/var/cache" \) -prune -o -printf '%p %y %m %U:%G %s %T@ %C@ %l\n'
 }
 
-# Starts the daemon with its files in a folder of the peers' root, and waits for it.
+# Starts the daemon with its files in a folder of the peers' root, and waits for it; where `plywood` is said, with plywood as its
+# snapshotter and differ beside its own. Their processes are in $containerd_pids.
 start_containerd() {
     containerd=$1/containerd
+    containerd_pids=()
     mkdir -p "$root$containerd"
     cat >"$root$containerd/config.toml" <<TOML
 version = 3
@@ -52,11 +54,28 @@ address = "$containerd/socket"
 [ttrpc]
 address = "$containerd/socket.ttrpc"
 TOML
+    if [ "${2:-}" = plywood ]; then
+        cat >>"$root$containerd/config.toml" <<TOML
+[proxy_plugins.plywood]
+type = "snapshot"
+address = "$1/plywood.sock"
+[proxy_plugins.plywood-diff]
+type = "diff"
+address = "$1/plywood.sock"
+[plugins."io.containerd.service.v1.diff-service"]
+default = ["plywood-diff", "walking"]
+TOML
+        unshare --net chroot "$root" "${peer_env[@]}" plywood -q --root "$1/plywood" --backend overlay containerd \
+            --address "$1/plywood.sock" --containerd-address "$containerd/socket" >"$root$containerd/log.plywood" 2>&1 &
+        containerd_pids+=("$!")
+    fi
     unshare --net chroot "$root" "${peer_env[@]}" containerd --config "$containerd/config.toml" >"$root$containerd/log" 2>&1 &
-    containerd_pid=$!
+    containerd_pids+=("$!")
     local tries
     for ((tries = 0; tries < 300; tries++)); do
-        ! ctr version >/dev/null 2>&1 || return 0
+        if ctr version >/dev/null 2>&1 && { [ "${2:-}" != plywood ] || ctr snapshots --snapshotter plywood ls >/dev/null 2>&1; }; then
+            return 0
+        fi
         sleep 0.1
     done
     tail -n 20 "$root$containerd/log" >&2
