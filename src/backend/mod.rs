@@ -300,13 +300,16 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// `InUse` where it is mounted and that shows; `Io`.
     fn commit(&self, tree: TreeId) -> Result<Frozen>;
 
-    /// Has a frozen tree that was filled on nothing fit a chain that it is put onto: directories that nobody described become what they
-    /// are there. Durable when it returns. Only asked of a backend that [shares trees](Self::shares_trees), of which one may do nothing.
+    /// Has a frozen tree that was filled on nothing fit a chain that it is put onto, or nothing still: what a layer that was
+    /// [adopted](Self::adopt) asked of a chain that was not there is answered, and directories that nobody described become what they are
+    /// there. `false` where the layer is another tree on that chain; nothing need be right in the tree then. Durable when it returns.
     ///
     /// # Errors
     /// `NoSpace`, `Io`.
-    fn inherit(&self, _tree: TreeId, _chain: &[TreeId]) -> Result<()> {
-        Ok(())
+    fn inherit(&self, _tree: TreeId, chain: &[TreeId], applied: &mut Applied, _ids: Ids, _cx: &Context<'_>) -> Result<bool> {
+        let questions: Vec<_> = applied.facts.iter().map(|fact| fact.question.clone()).collect();
+        let answers = self.answer(chain, &questions)?;
+        Ok(applied.facts.iter().zip(&answers).all(|(fact, answer)| fact.answer == *answer))
     }
 
     /// Whether a writable tree shows that [`commit`](Self::commit) froze it: it cannot be mounted any more. `false` where nothing shows.

@@ -431,8 +431,8 @@ impl Backend for Overlay {
         Ok(frozen)
     }
 
-    fn inherit(&self, tree: TreeId, chain: &[TreeId]) -> Result<()> {
-        self.inherit_implied(tree, chain)
+    fn inherit(&self, tree: TreeId, chain: &[TreeId], applied: &mut Applied, ids: Ids, cx: &Context<'_>) -> Result<bool> {
+        self.inherit_from(tree, chain, applied, ids, cx)
     }
 
     fn is_frozen(&self, tree: TreeId) -> Result<bool> {

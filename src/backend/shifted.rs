@@ -145,6 +145,13 @@ impl Backend for Shifted {
         Ok(settled)
     }
 
+    fn inherit(&self, tree: TreeId, chain: &[TreeId], applied: &mut Applied, ids: Ids, cx: &Context<'_>) -> Result<bool> {
+        let mut known = self.known(applied.clone())?;
+        let fits = self.inner.inherit(tree, chain, &mut known, ids, cx)?;
+        *applied = self.told(known)?;
+        Ok(fits)
+    }
+
     fn is_whole(&self) -> bool {
         self.inner.is_whole()
     }

@@ -37,6 +37,9 @@ pub struct ApplyOptions {
     pub media_type: Option<MediaType>,
     /// What the layer may ask for; the store's limits by default.
     pub limits: Option<Limits>,
+    /// The snapshot was prepared on nothing, and gets its parent [with its commit](super::CommitOptions::parent): what the layer asks of
+    /// that is guessed, and answered then. Until then the snapshot is not to be looked at. `false` by default.
+    pub ahead: bool,
 }
 
 impl ApplyOptions {
@@ -53,6 +56,13 @@ impl ApplyOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
+        self
+    }
+
+    /// Before what it stands on is there.
+    #[must_use]
+    pub fn ahead(mut self) -> Self {
+        self.ahead = true;
         self
     }
 
@@ -84,8 +94,9 @@ impl Store {
     ///
     /// The snapshot is fresh, and not mounted. (On the copy backend it may have changes; the layer is applied to what it shows.) A commit
     /// [onto a parent](super::CommitOptions::parent) of one that was prepared on nothing is refused where the layer is another tree on that
-    /// parent: where it has whiteouts, links or implied directories that meet something there. What was committed is not shared with
-    /// layers that are imported: whoever had it mounted could have written to it.
+    /// parent: where it has whiteouts, links or implied directories that meet something there. One to which it was applied
+    /// [ahead](ApplyOptions::ahead) gets a parent that has what such mostly meet, and is refused on others. What was committed is not shared
+    /// with layers that are imported: whoever had it mounted could have written to it.
     ///
     /// ```
     /// # let (store, _directory) = plywood::testing::temporary_store()?;
@@ -103,7 +114,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` without such a key; `InvalidArgument` for a snapshot that is not Active; `InUse` where it is mounted and the system
-    /// tells; `Unsupported` where it has changes already (the overlay backend) or the backend applies nothing; `DigestMismatch` for other
+    /// tells; `Unsupported` where it has changes already (the overlay backend), the backend applies nothing, or the layer cannot be applied
+    /// ahead, or not to this snapshot; `DigestMismatch` for other
     /// bytes than expected; `InvalidLayer`, `LimitExceeded` for what breaks the layer contract; `Corrupt` where a [check](Self::check) found
     /// what is below it damaged; `IdNotMapped`, `Cancelled`, `NoSpace`, `Io`. The snapshot is as before then, but for an error of the
     /// file system, or a cancellation, while the layer is put in place on the copy backend: prepare it anew.
@@ -152,7 +164,10 @@ impl Store {
         let crew = Crew::new(self.parallelism());
         let (diff_id, size) = self.with_supply(source, &options.expected(), &crew, cx, |supply| {
             let bytes = LayerBytes { supply, crew: &crew, media_type: options.media_type.as_ref(), limits };
-            let mut filled = Filled::beside(self, lease, &bytes, Algorithm::default(), &over, cx)?;
+            let mut filled = match options.ahead {
+                true => self.fill_ahead(lease, row, &bytes, cx)?,
+                false => Filled::beside(self, lease, &bytes, Algorithm::default(), &over, cx)?,
+            };
             // Only what was found to be that blob is put in place.
             supply.blob(cx)?;
             filled.applied.root = filled.applied.root.take().map(|root| self.own_root(OP, root)).transpose()?;
@@ -160,6 +175,15 @@ impl Store {
             Ok((filled.diff_id.clone(), filled.size))
         })?;
         Ok(ApplyOutcome { diff_id, size, report: cx.take_report() })
+    }
+
+    fn fill_ahead(&self, lease: LeaseId, row: &SnapshotRow, bytes: &LayerBytes<'_>, cx: &Context<'_>) -> Result<Filled> {
+        let refuse = |reason: &str| Error::new(ErrorKind::Unsupported, OP).at(&row.name).because(reason);
+        if row.parent.is_some() || !self.unpacks_in_place() {
+            return Err(refuse("a layer is applied ahead to a snapshot on nothing, where trees are layers"));
+        }
+        let filled = Filled::ahead(self, lease, bytes, Algorithm::default(), cx)?;
+        filled.ok_or_else(|| refuse("the layer cannot be applied before what it stands on is there"))
     }
 
     fn put_in_place(&self, row: &SnapshotRow, filled: &Filled, over: &[TreeId], cx: &Context<'_>) -> Result<()> {

@@ -12,9 +12,10 @@ use super::{Store, no_snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::{Committed, Reader, SnapshotRow};
-use crate::snapshot::{Info, Key, Kind, Labels, Name};
+use crate::progress::Context;
+use crate::snapshot::{Info, Key, Kind, Labels, Name, Usage};
 use crate::span::verb;
-use crate::tree::TreeId;
+use crate::tree::{Applied, TreeId};
 
 /// How [`Store::commit`] makes a Committed snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,15 +135,28 @@ impl Store {
         Ok(info)
     }
 
-    /// Has the tree of a snapshot on nothing fit the parent that it is to get.
+    /// Has the tree of a snapshot on nothing fit the parent that it is to get, or nothing where it gets none.
     fn inherit(&self, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<()> {
-        let chain = {
+        let (chain, mut applied) = {
             let reader = self.metadata().read()?;
             let row = active("commit", reader.snapshot(key.as_str())?, key)?;
-            let Some(parent) = self.new_parent(&reader, &row, options)? else { return Ok(()) };
-            reader.chain(parent.id)?
+            let parent = self.new_parent(&reader, &row, options)?;
+            // What a layer asked that was applied to it.
+            let mut applied = Applied::new(Usage::default());
+            applied.facts = reader.tree(tree)?.map(|tree| tree.facts).unwrap_or_default();
+            if row.parent.is_some() || (parent.is_none() && applied.facts.is_empty()) {
+                return Ok(());
+            }
+            (parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent.id))?, applied)
         };
-        self.backend().inherit(tree, &chain)
+        if self.backend().inherit(tree, &chain, &mut applied, self.ids(), &Context::default())? {
+            return Ok(());
+        }
+        let on = options.parent.as_ref().map_or("nothing", Name::as_str);
+        Err(Error::new(ErrorKind::Unsupported, "commit")
+            .at(key.as_str())
+            .because(format!("the layer that was applied to it is another tree on {on}"))
+            .with_hint("prepare it on what it is to stand on, and apply the layer then"))
     }
 
     /// The parent that a snapshot on nothing is to get.
@@ -171,13 +185,6 @@ impl Store {
         }
         let chain = reader.chain(parent.id)?;
         reader.refuse_damaged("commit", &parent.name, &chain)?;
-        // What a layer was applied to that was said to stand on nothing.
-        let facts = reader.tree(row.tree)?.map(|tree| tree.facts).unwrap_or_default();
-        if !self.holds_over(&facts, &chain)? {
-            let error = Error::new(ErrorKind::Unsupported, "commit").at(&row.name);
-            let error = error.because(format!("a layer was applied to it that is another tree on {name} than on nothing"));
-            return Err(error.with_hint("prepare it on that parent, and apply the layer then"));
-        }
         self.check_height("commit", &row.name, chain.len().saturating_add(1))?;
         Ok(Some(parent))
     }

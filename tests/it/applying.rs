@@ -145,6 +145,50 @@ fn a_new_parent_makes_the_same_tree_or_is_refused() {
     });
 }
 
+/// All layers of a stack are applied before one is committed, the topmost first, and put onto each other then.
+#[test]
+fn layers_that_are_applied_ahead_are_the_ones_that_are_applied_in_turn_or_are_refused() {
+    Sandbox::root().disk(MEMORY).run(|| {
+        let store = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)).unwrap();
+        let (mut same, mut refused) = (0, Vec::new());
+        for case in cases() {
+            let Expected::Tree(tree) = &case.expected else { continue };
+            let keys: Vec<_> = case.layers.iter().map(|_| fresh()).collect();
+            let put = || -> Result<Option<Name>> {
+                for (number, (layer, (key, _))) in case.layers.iter().zip(&keys).enumerate().rev() {
+                    store.prepare(key, None, &Default::default())?;
+                    let bytes = layer.tar();
+                    let (source, options) = (LayerSource::reader(bytes.as_slice()), ApplyOptions::default());
+                    // The lowest stands on nothing for good.
+                    let options = if number > 0 { options.ahead() } else { options };
+                    store.apply(key, source, &options, &Context::default())?;
+                }
+                keys.iter().try_fold(None::<Name>, |parent, (key, name)| {
+                    let options = CommitOptions::default();
+                    store.commit(name, key, &parent.map_or(options.clone(), |parent| options.parent(parent)))?;
+                    Ok(Some(name.clone()))
+                })
+            };
+            match put() {
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error} {error:?}");
+                    refused.push(format!("{} {}", case.rule, case.name));
+                }
+                Ok(name) => {
+                    let at = tempfile::tempdir().unwrap();
+                    let shown = show(&store, name.as_ref(), at.path(), Access::ReadOnly).unwrap();
+                    let difference = tree.difference(&Tree::read(at.path()).unwrap());
+                    assert_eq!(difference, Vec::<String>::new(), "{} {}", case.rule, case.name);
+                    drop(shown);
+                    same += 1;
+                }
+            }
+        }
+        println!("{same} the same; refused: {refused:#?}");
+        assert!(same > refused.len());
+    });
+}
+
 #[test]
 fn what_is_mounted_or_changed_is_refused_and_stays() {
     Sandbox::root().disk(MEMORY).run(|| {

@@ -1,32 +1,59 @@
-//! Directories of a tree that was filled on nothing, for the parent that it gets with its commit.
+//! A tree that was filled on nothing, for the parent that it gets with its commit.
 //!
-//! Who unpacks a layer before what it stands on is there (containerd's differ, `rebase`) makes a directory that the layer uses without an
+//! What a layer asked of the parent when it was applied ahead is answered. Who else unpacks a layer before what it stands on is there (containerd's differ, `rebase`) makes a directory that the layer uses without an
 //! entry of its own as if nothing were below: 0755, 0:0, while an implied directory keeps what it is below (SEMANTICS §1.6). Such a one
 //! is known by its times. Who describes a directory sets its time, to one from before the unpacking; the kernel's lies between the
 //! directory's birth and its last change.
 
 use super::{FS, Overlay, root};
+use crate::apply::{self, Place};
 use crate::diff::seen::{self, Form};
 use crate::error::Result;
 use crate::path::EntryPath;
+use crate::progress::Context;
 use crate::sys::durable::SyncPoint;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
-use crate::tree::TreeId;
+use crate::tree::{Applied, Ids, TreeId};
 use crate::whiteout::XattrStyle;
 
 impl Overlay {
-    pub(super) fn inherit_implied(&self, tree: TreeId, chain: &[TreeId]) -> Result<()> {
-        let Some(lower) = self.view(chain)? else { return Ok(()) };
-        let upper = Root::new(self.tree(tree)?.child(FS.as_bytes())?);
+    pub(super) fn inherit_from(
+        &self,
+        tree: TreeId,
+        chain: &[TreeId],
+        applied: &mut Applied,
+        ids: Ids,
+        cx: &Context<'_>,
+    ) -> Result<bool> {
+        let (lower, own) = (self.view(chain)?, self.tree(tree)?);
         let point = SyncPoint::before_writes(&self.trees)?;
-        let mut is_changed = false;
+        let fs = own.child(FS.as_bytes())?;
+        if !applied.facts.is_empty() {
+            let place = Place { tree: fs.try_clone()?, scratch: own };
+            if !apply::settle(place, lower.as_ref(), self.form()?, applied, ids, cx)? {
+                return Ok(false);
+            }
+        }
+        let has_changed = match lower {
+            Some(lower) => self.inherit_implied(&Root::new(fs), &lower)?,
+            None => false,
+        };
+        if has_changed || !applied.facts.is_empty() {
+            point.sync()?;
+        }
+        Ok(true)
+    }
+
+    /// Says whether there were any such directories.
+    fn inherit_implied(&self, upper: &Root, lower: &Root) -> Result<bool> {
+        let mut has_changed = false;
         let mut rest = vec![EntryPath::ROOT];
         while let Some(path) = rest.pop() {
             // One that is not below, or no directory there, is new, and so is all in it.
             let (Some(own), Some(below)) = (upper.literal_dir(&path)?, lower.literal_dir(&path)?) else { continue };
             if !path.is_root() && is_implied(&own, self.style)? {
                 root::set(&own, &seen::read(&below, Form::Plain)?.attributes, self.style)?;
-                is_changed = true;
+                has_changed = true;
             }
             if !path.is_root() && xattr::get(&own, self.style.opaque())?.is_some() {
                 continue;
@@ -38,7 +65,7 @@ impl Overlay {
                 }
             }
         }
-        if is_changed { point.sync() } else { Ok(()) }
+        Ok(has_changed)
     }
 }
 
