@@ -16,6 +16,7 @@ use super::api::diff::{self as pb, diff_server::Diff};
 use super::api::types;
 use super::content::{ContentStore, UNCOMPRESSED, Uploaded};
 use super::names;
+use super::snapshotter::is_to_get_a_parent;
 use super::status::status;
 use crate::compression::Compression;
 use crate::descriptor::{Descriptor, MediaType};
@@ -88,7 +89,11 @@ impl Diff for Differ {
         let key = self.find(move |store| writable(store, &mounts)).await?;
         let (reader, feed) = content.read(&layer.digest).await?;
         let applying = self.call("apply", key.to_string(), move |store, cx| {
-            let options = ApplyOptions::default().descriptor(&layer);
+            let mut options = ApplyOptions::default().descriptor(&layer);
+            let info = store.stat(key.as_str()).map_err(|error| status(&error))?;
+            if is_to_get_a_parent(info.parent.as_deref(), &info.labels) {
+                options = options.ahead();
+            }
             let applied = store.apply(&key, LayerSource::reader(reader), &options, cx);
             let applied = applied.map_err(|error| match error.kind() {
                 // The snapshot is as it was: another differ may have a way.

@@ -54,7 +54,7 @@ pub(super) trait Snapshotter: Send + Sync + 'static {
 impl Snapshotter for Store {
     fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Mount> {
         check_labels("prepare", key, &labels)?;
-        if parent.is_none() && labels.contains_key(PARENT_LABEL) && !self.backend().shares_trees() {
+        if is_to_get_a_parent(parent, &labels) && !self.backend().shares_trees() {
             // Its commit would be refused, after all was fetched.
             let reason = format!("the {} backend unpacks a layer only onto its parent", self.backend().name());
             return Err(Error::new(ErrorKind::Unsupported, "prepare").at(key).because(reason).with_hint(NO_REBASE));
@@ -123,6 +123,11 @@ impl Snapshotter for Store {
     fn cleanup(&self) -> Result<()> {
         self.empty_trash(&Context::default()).map(drop)
     }
+}
+
+/// Whether a snapshot on nothing is a layer that is put onto another by its commit.
+pub(super) fn is_to_get_a_parent(parent: Option<&str>, labels: &Labels) -> bool {
+    parent.is_none() && labels.contains_key(PARENT_LABEL)
 }
 
 /// Refuses labels with which a snapshot could not be listed.

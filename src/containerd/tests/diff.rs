@@ -126,6 +126,32 @@ fn layers_of_containerds_make_the_same_snapshots_as_imports() {
 }
 
 #[test]
+fn layers_that_are_applied_before_one_is_committed_make_the_same_snapshots() {
+    let differing = Differing::new();
+    if !differing.store.backend().shares_trees() {
+        return crate::sys::test_support::skip(module_path!(), "needs overlayfs");
+    }
+    let [below, _] = layers();
+    let above = Layer::new().whiteout("d/gone").opaque("o").file("o/new", "new").file("d/also", "also");
+    differing.unpack("one", "", &below);
+    differing.unpack("two", "one", &above);
+    let first = differing.prepare("extract first", "").unwrap();
+    let second = differing.prepare_with("extract second", "", &[("containerd.io/snapshot/parent-chain-id", "first")]).unwrap();
+    for (layer, mounts) in [(above, second), (below, first)] {
+        differing.apply(&layer.packed(Compression::Gzip), &mounts).unwrap();
+    }
+    differing.commit("first", "extract first").unwrap();
+    differing.commit_on("second", "extract second", "first", &[]).unwrap();
+    assert_eq!(differing.layer_of("first"), differing.layer_of("one"));
+    assert_eq!(differing.layer_of("second"), differing.layer_of("two"));
+    // What is not known before refuses its commit, and not without a word.
+    let mounts = differing.prepare_with("extract third", "", &[("containerd.io/snapshot/parent-chain-id", "second")]).unwrap();
+    differing.apply(&Layer::new().whiteout("d/never").packed(Compression::Gzip), &mounts).unwrap();
+    assert_eq!(code(differing.commit_on("third", "extract third", "second", &[])), Code::FailedPrecondition);
+    differing.remove("extract third").unwrap();
+}
+
+#[test]
 fn what_was_applied_is_told_by_its_uncompressed_bytes() {
     let differing = Differing::new();
     let [below, _] = layers();
