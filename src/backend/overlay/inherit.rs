@@ -1,9 +1,9 @@
 //! A tree that was filled on nothing, for the parent that it gets with its commit.
 //!
-//! What a layer asked of the parent when it was applied ahead is answered. Who else unpacks a layer before what it stands on is there (containerd's differ, `rebase`) makes a directory that the layer uses without an
-//! entry of its own as if nothing were below: 0755, 0:0, while an implied directory keeps what it is below (SEMANTICS §1.6). Such a one
-//! is known by its times. Who describes a directory sets its time, to one from before the unpacking; the kernel's lies between the
-//! directory's birth and its last change.
+//! What a layer asked of the parent when it was applied ahead is answered. Who else unpacks a layer before what it stands on is there
+//! (containerd's differ, `rebase`) makes a directory that the layer uses without an entry of its own as if nothing were below: 0755, 0:0,
+//! while an implied directory keeps what it is below (SEMANTICS §1.6). Such a one is known by its times. Who describes a directory sets
+//! its time, to one from before the unpacking; the kernel's lies between the directory's birth and its last change.
 
 use super::{FS, Overlay, root};
 use crate::apply::{self, Place};
