@@ -100,7 +100,8 @@ def main():
         f"Medians of {rounds} alternating runs (least and most), each on a new ext4. The tool's own wall clock, CPU seconds and peak memory,\n"
         "of containerd with its daemon's, and plywood's where that is its snapshotter and differ; the sync of the file system after it on\n"
         "its own. umoci, GNU tar and bsdtar keep no store: they leave one plain directory. The bound is one thread: `inflate` has both\n"
-        "digests and the writing of the blobs, `create` makes the same inodes with content, owner, mode and times. A peak below 16 MiB is the measuring program's own."
+        "digests and the writing of the blobs, `create` makes the same inodes with content, owner, mode and times. A peak below 16 MiB is\n"
+        "the measuring program's own."
     )
     against = (
         "Against the bound: its CPU seconds are the sum of both parts; its wall is the longer of its longest layer's inflation and its CPU\n"
