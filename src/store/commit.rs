@@ -9,6 +9,7 @@ use tracing::field::Empty;
 
 use super::prepare::no_parent;
 use super::{Store, no_snapshot};
+use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock::Subject;
 use crate::metadata::{Committed, Reader, SnapshotRow};
@@ -123,10 +124,8 @@ impl Store {
         }
         let (mut root, mut parent) = (frozen.root, row.parent);
         if let Some(new) = self.new_parent(&transaction, &row, options)? {
-            let is_as_made =
-                (root.mode, root.uid, root.gid, &root.xattrs) == (row.root.mode, row.root.uid, row.root.gid, &row.root.xattrs);
             parent = Some(new.id);
-            root = if is_as_made { new.root } else { root };
+            root = if is_as_made(&root, &row) { new.root } else { root };
         }
         let as_what = Committed { name: name.as_str(), parent, root: &root, usage: frozen.usage, labels: &options.labels };
         let committed = transaction.commit_snapshot(&row, &as_what)?;
@@ -188,6 +187,14 @@ impl Store {
         self.check_height("commit", &row.name, chain.len().saturating_add(1))?;
         Ok(Some(parent))
     }
+}
+
+/// Whether nobody said what a snapshot's root directory is to be. A layer that does sets its time too, to one from before the snapshot; the
+/// kernel's own is no earlier than that, but for the milliseconds by which a file system's clock is behind.
+fn is_as_made(root: &Attributes, row: &SnapshotRow) -> bool {
+    let said = |root: &Attributes| (root.mode, root.uid, root.gid, root.xattrs.clone());
+    let is_kernels = root.mtime.seconds >= row.created.seconds.saturating_sub(1);
+    said(root) == said(&row.root) && (root.mtime == row.root.mtime || is_kernels)
 }
 
 /// The Active snapshot of a key; any other kind is an `InvalidArgument`.

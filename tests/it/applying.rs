@@ -190,6 +190,31 @@ fn layers_that_are_applied_ahead_are_the_ones_that_are_applied_in_turn_or_are_re
 }
 
 #[test]
+fn a_root_directory_that_a_layer_applied_ahead_describes_is_its_own() {
+    Sandbox::root().disk(MEMORY).run(|| {
+        let store = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)).unwrap();
+        let below = Layer::new().dir("", 0o711).mtime(1000, 0);
+        let parent = commit(&store, None, &below).unwrap();
+        // As a new root is, but for its time; and not described.
+        for above in [Layer::new().dir("", 0o755).mtime(2000, 0).file("x", "x"), Layer::new().file("x", "x")] {
+            let in_turn = commit(&store, Some(&parent), &above).unwrap();
+            let (key, name) = fresh();
+            store.prepare(&key, None, &Default::default()).unwrap();
+            let bytes = above.tar();
+            let (source, options) = (LayerSource::reader(bytes.as_slice()), ApplyOptions::default().ahead());
+            store.apply(&key, source, &options, &Context::default()).unwrap();
+            store.commit(&name, &key, &CommitOptions::default().parent(parent.clone())).unwrap();
+            let [in_turn, ahead] = [in_turn, name].map(|name| {
+                let at = tempfile::tempdir().unwrap();
+                let _shown = show(&store, Some(&name), at.path(), Access::ReadOnly).unwrap();
+                Tree::read(at.path()).unwrap()
+            });
+            assert_eq!(in_turn.difference(&ahead), Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
 fn what_is_mounted_or_changed_is_refused_and_stays() {
     Sandbox::root().disk(MEMORY).run(|| {
         let store = Store::temporary_with(|options| options.backend(BackendChoice::Overlay)).unwrap();
