@@ -18,7 +18,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use plywood::compression::Compression;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{BackendChoice, CheckOptions, Filter, ImageSource, ImportOptions, LeaseOptions, Store, StoreOptions};
+use plywood::store::{
+    BackendChoice, CheckOptions, Filter, ImageSource, ImportOptions, LayerSource, LeaseOptions, Store, StoreOptions,
+};
 use plywood::testing::{Image, Layer};
 use plywood::{Context, Error, ErrorKind, Result};
 
@@ -42,6 +44,7 @@ enum Verb {
     Make,
     View,
     Mount,
+    Apply,
     Commit,
     Diff,
     Remove,
@@ -52,7 +55,7 @@ enum Verb {
     Lease,
 }
 
-const VERBS: [Verb; 15] = [
+const VERBS: [Verb; 16] = [
     Verb::Import,
     Verb::Archive,
     Verb::Pipe,
@@ -60,6 +63,7 @@ const VERBS: [Verb; 15] = [
     Verb::Make,
     Verb::View,
     Verb::Mount,
+    Verb::Apply,
     Verb::Commit,
     Verb::Diff,
     Verb::Remove,
@@ -90,6 +94,17 @@ fn name_of(number: u8) -> Name {
 fn lower_of(number: u8) -> Name {
     let lower = image(number).layers().swap_remove(0);
     Name::from(&Image::new().layer(lower, Compression::Gzip).chain_id().unwrap())
+}
+
+/// What is applied to a fresh snapshot of the first image, and which paths that changes.
+fn applied() -> (Vec<u8>, [&'static str; 6]) {
+    let layer = Layer::new()
+        .whiteout("etc/motd")
+        .file("lib/new", vec![3; 20_000])
+        .hardlink("linked", "usr/lib/large")
+        .dir("etc/folder", 0o700)
+        .file("etc/folder/inside", "inside");
+    (layer.tar(), ["etc/folder", "etc/folder/inside", "etc/motd", "linked", "usr/lib/large", "usr/lib/new"])
 }
 
 fn open(directory: &Path) -> Result<Store> {
@@ -143,6 +158,9 @@ impl Verb {
         store.commit(&Name::new("kept").unwrap(), &Key::new("old").unwrap(), &Default::default()).unwrap();
         match self {
             Self::Mount => fs::create_dir(mount_point(directory)).unwrap(),
+            Self::Apply => {
+                drop(store.prepare(&Key::new("extract").unwrap(), Some(&name_of(1)), &Default::default()).unwrap());
+            }
             Self::Gc => {
                 import(&store, directory, 2).unwrap();
                 store.untag("image 2").unwrap();
@@ -179,6 +197,10 @@ impl Verb {
                 let written = format!("/proc/self/fd/{}/written", mount.as_fd().as_raw_fd());
                 fs::write(written, "in the mount").map_err(|error| Error::io("write", error))?;
                 mount.attach(mount_point(directory))?.close()
+            }
+            Self::Apply => {
+                let (layer, _) = applied();
+                store.apply(&Key::new("extract")?, LayerSource::reader(&layer[..]), &Default::default(), &cx).map(drop)
             }
             Self::Commit => store.commit(&Name::new("boxed")?, &Key::new("box")?, &Default::default()).map(drop),
             Self::Diff => {
@@ -219,6 +241,8 @@ impl Verb {
         match self {
             Self::Prepare | Self::Make | Self::View | Self::Commit => error.kind() == ErrorKind::AlreadyExists,
             Self::Remove => error.kind() == ErrorKind::NotFound,
+            // It has changes.
+            Self::Apply => error.kind() == ErrorKind::Unsupported,
             _ => false,
         }
     }
@@ -352,6 +376,16 @@ impl Stage {
         }
         assert_eq!(store.images().unwrap().iter().filter(|image| image.reference == "image 1").count(), 1, "{told}");
         verb.again(&store, &run.directory);
+        if verb == Verb::Apply {
+            let mut changed = BTreeSet::new();
+            let listed = store.changes("extract", &Context::default(), |change| {
+                changed.insert(change.path.to_string());
+                Ok(())
+            });
+            listed.unwrap_or_else(|error| panic!("{told}: {}", chain(&error)));
+            // All of the layer, whatever else is said of the directories in which it is.
+            assert!(applied().1.iter().all(|path| changed.contains(*path)), "{told}: {changed:?}");
+        }
         store.gc(&Default::default(), &Context::default()).unwrap_or_else(|error| panic!("{told}: gc: {}", chain(&error)));
         assert_eq!(check(&CheckOptions::default().full()), [""; 0], "{told}");
         assert_eq!(&shape(&store), expected, "{told}");
