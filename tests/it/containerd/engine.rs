@@ -143,7 +143,11 @@ differ = "{differ}"
 
     /// Until containerd has noticed that plywood is back: its client tries again after a while.
     pub(super) fn wait_for_plywood(&self) {
-        wait("containerd's connection", || Some(self.snapshots("plywood", &["ls"])).filter(|output| output.status == 0));
+        // A listing would not ask plywood where containerd knows of no snapshot.
+        wait("containerd's connection", || {
+            Some(self.snapshots("plywood", &["prepare", "probe"])).filter(|output| output.status == 0)
+        });
+        self.snapshots("plywood", &["rm", "probe"]).ok();
     }
 
     /// Asks plywood to end, and waits for that.
