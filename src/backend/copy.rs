@@ -156,7 +156,8 @@ impl Copy {
         claim.map_err(|error| match error.kind() {
             ErrorKind::InUse => Error::new(ErrorKind::InUse, op)
                 .at(self.base.path().join(tree.to_string()))
-                .because("it is mounted, and could still be written to"),
+                .because("it is mounted, and could still be written to")
+                .with_hint("unmount it first"),
             _ => error,
         })
     }

@@ -16,7 +16,7 @@ use crate::parallel::Crew;
 use crate::progress::{Context, Report};
 use crate::snapshot::Key;
 use crate::span::verb;
-use crate::store::commit::active;
+use crate::store::commit::{active, of_key};
 use crate::store::fill::Filled;
 use crate::store::layer::{LayerBytes, LayerSource};
 use crate::store::{Store, no_snapshot};
@@ -190,18 +190,8 @@ impl Store {
         let backend = self.backend();
         let gone = || no_snapshot(OP, &row.name).because("it was removed meanwhile");
         let adopt = || {
-            backend.adopt(row.tree, filled.tree, over, &filled.applied, self.ids(), cx).map_err(|error| match error.kind() {
-                // Of the key, which the caller knows, not of its tree.
-                kind @ (ErrorKind::InUse | ErrorKind::Unsupported) => {
-                    let reason = error.reason().map_or_else(|| kind.to_string(), str::to_owned);
-                    let outer = Error::new(kind, OP).at(&row.name).because(reason);
-                    match error.hint().map(str::to_owned) {
-                        Some(hint) => outer.with_hint(hint).with_source(error),
-                        None => outer.with_source(error),
-                    }
-                }
-                _ => error,
-            })
+            let done = backend.adopt(row.tree, filled.tree, over, &filled.applied, self.ids(), cx);
+            done.map_err(|error| of_key(OP, &row.name, error))
         };
         if row.parent.is_some() || !backend.shares_trees() {
             adopt()?;

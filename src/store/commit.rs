@@ -105,15 +105,7 @@ impl Store {
 
     /// Under the tree's lock.
     fn freeze_and_name(&self, span: &Span, name: &Name, key: &Key, tree: TreeId, options: &CommitOptions) -> Result<Info> {
-        let frozen = self.backend().commit(tree).map_err(|error| match error.kind() {
-            // Of the key, which the caller knows, not of its tree.
-            ErrorKind::InUse => Error::new(ErrorKind::InUse, "commit")
-                .at(key.as_str())
-                .because("it is mounted")
-                .with_hint("unmount it first")
-                .with_source(error),
-            _ => error,
-        })?;
+        let frozen = self.backend().commit(tree).map_err(|error| of_key("commit", key.as_str(), error))?;
         self.inherit(key, tree, options)?;
         span.record("bytes", frozen.usage.bytes);
         span.record("entries", frozen.usage.inodes);
@@ -148,7 +140,12 @@ impl Store {
             }
             (parent.map_or(Ok(Vec::new()), |parent| reader.chain(parent.id))?, applied)
         };
-        if self.backend().inherit(tree, &chain, &mut applied, self.ids(), &Context::default())? {
+        let cx = Context::default();
+        if self.backend().inherit(tree, &chain, &mut applied, self.ids(), &cx)? {
+            let report = cx.take_report();
+            if let Some(first) = report.skipped.first() {
+                tracing::warn!(key = key.as_str(), skipped = report.total, %first, "a directory is not whole as it is in the new parent");
+            }
             return Ok(());
         }
         let on = options.parent.as_ref().map_or("nothing", Name::as_str);
@@ -195,6 +192,20 @@ fn is_as_made(root: &Attributes, row: &SnapshotRow) -> bool {
     let said = |root: &Attributes| (root.mode, root.uid, root.gid, root.xattrs.clone());
     let is_kernels = root.mtime.seconds >= row.created.seconds.saturating_sub(1);
     said(root) == said(&row.root) && (root.mtime == row.root.mtime || is_kernels)
+}
+
+/// What a backend says of a tree that is in use, or with which it cannot do that, said of the key, which the caller knows.
+pub(super) fn of_key(op: &'static str, key: &str, error: Error) -> Error {
+    let kind = error.kind();
+    if !matches!(kind, ErrorKind::InUse | ErrorKind::Unsupported) {
+        return error;
+    }
+    let reason = error.reason().map_or_else(|| kind.to_string(), str::to_owned);
+    let outer = Error::new(kind, op).at(key).because(reason);
+    match error.hint().map(str::to_owned) {
+        Some(hint) => outer.with_hint(hint).with_source(error),
+        None => outer.with_source(error),
+    }
 }
 
 /// The Active snapshot of a key; any other kind is an `InvalidArgument`.

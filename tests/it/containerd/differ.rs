@@ -69,8 +69,8 @@ fn difference(engine: &Engine, tree: &Tree, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_image_is_unpacked_by_the_contract_run_diffed_and_restored() {
-    if !is_here("containerd::differ::an_image_is_unpacked_by_the_contract_run_diffed_and_restored") {
+fn an_image_is_unpacked_by_the_contract_run_diffed_and_checkpointed() {
+    if !is_here("containerd::differ::an_image_is_unpacked_by_the_contract_run_diffed_and_checkpointed") {
         return;
     }
     Sandbox::root().run(|| {
@@ -92,7 +92,7 @@ fn an_image_is_unpacked_by_the_contract_run_diffed_and_restored() {
         engine.snapshots("plywood", &["rm", "box-1"]).ok();
         engine.ctr(&["containers", "rm", "box"]);
 
-        // A container's changes as a layer in an image, and out of that into another container's snapshot.
+        // A container's changes as a layer in an image.
         engine.run("app", "second", "echo second > /srv/second; rm /srv/kept").ok();
         engine.ctr(&["containers", "checkpoint", "--rw", "second", &reference("checkpoint")]).ok();
         engine.ctr(&["containers", "rm", "second"]).ok();
