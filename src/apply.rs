@@ -47,6 +47,7 @@ use crate::entry::{Attributes, Change, Entry, EntryStream, Position};
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::Context;
+use crate::sys::write_back::Count;
 use crate::sys::{Dir, Root};
 use crate::tree::{Answer, Applied, Ids};
 use crate::whiteout::overlay::Style;
@@ -107,6 +108,19 @@ pub(crate) struct Place {
     pub(crate) tree: Dir,
     /// An empty directory on the same file system and mount, outside the tree. It is empty again afterwards.
     pub(crate) scratch: Dir,
+    /// Counts the files whose data is written back while more of them come, where that is asked for.
+    written: Option<Count>,
+}
+
+impl Place {
+    pub(crate) const fn new(tree: Dir, scratch: Dir) -> Self {
+        Self { tree, scratch, written: None }
+    }
+
+    /// Has the data of files written back while more of them come, as long as that is few files of those that share the count.
+    pub(crate) fn writing_back(self, held: Option<&Count>) -> Self {
+        Self { written: held.cloned(), ..self }
+    }
 }
 
 /// How often what markers hide and where entries land may change each other.

@@ -2,21 +2,25 @@
 
 /// What an import survives once it has returned.
 ///
-/// `Full` rests on `syncfs(2)`, which on ext4, xfs, btrfs and tmpfs returns only when all that was written to the file system before is
-/// on the disk, and reports a write that failed since the store's descriptor was opened. It is called once for all layers of an image.
-/// That takes few and large writes, where an `fsync` of each file waits for the disk once per file, also after its write-back was begun
-/// and waited for (`benches/durability.rs`: for 60,000 files on ext4 and xfs with two threads, five to eight times as long), and takes
-/// tens of seconds for a node image on btrfs; but it waits for what other programs have written to the same file system as well, also
-/// where an `fsync` of a few large files would not. To leave little for the end, write-back of large files begins while they are
-/// unpacked. A write that failed is never tried again: the kernel has thrown its data away, so the trees are discarded and the import
-/// fails.
+/// ext4 with a journal and xfs have one log for all that is done to names and inodes, which reaches the disk in the order in which it was
+/// done. There an import on overlays waits for its own data alone: the write-back of each file begins soon after it was unpacked, and is
+/// waited for (`sync_file_range(2)`) some hundred files later; both file systems have logged by then where the data lies. One `fsync` of a
+/// directory that was touched last then carries the log, and all that was unpacked with it, for all layers of an image. That costs no more
+/// than `syncfs(2)` where nobody else writes, and does not wait for what other programs have written where they do. An `fsync` of each file
+/// would wait for the disk once per file (`benches/durability.rs` has all three side by side).
 ///
-/// A new snapshot on overlays is three empty directories and a row, which must not be on the disk without them. ext4 with a journal and
-/// xfs have one log for all that is done to names and inodes, which reaches the disk in the order in which it was done. There the one
-/// `fsync` of the database's log carries all, as long as that grows: its new length is later in the file system's log than the
-/// directories. Where the log is written from its beginning again, one directory is synced before it. An ext4 with fast commits, which
-/// logs less, is brought to a full one. Elsewhere (ext4 without a journal, ext2, btrfs, or where `/sys` does not tell) each directory is
-/// synced, and the one they are in. Such a snapshot is as durable in both settings.
+/// Everywhere else (btrfs, ext2, ext4 without a journal; where `/sys` does not tell, or the system refuses the call; on the copy backend;
+/// for what a container wrote, when it is committed), `Full` rests on `syncfs`, which on ext4, xfs, btrfs and tmpfs returns only when all
+/// that was written to the file system before is on the disk, and reports a write that failed since the store's descriptor was opened. It
+/// is called once for all layers. Write-back of large files begins while they are unpacked, so that little is left for it.
+///
+/// A write that failed is never tried again: the kernel has thrown its data away, so the trees are discarded and the import fails.
+///
+/// A new snapshot on overlays is three empty directories and a row, which must not be on the disk without them. Where the file system's log
+/// keeps the order, the one `fsync` of the database's own log carries all, as long as that grows: its new length is noted later than the
+/// directories. Where it is written from its beginning again, one directory is synced before it. An ext4 with fast commits, which
+/// logs less, is brought to a full one. Elsewhere each directory is synced, and the one they are in. Such a snapshot is as durable in both
+/// settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {

@@ -119,6 +119,9 @@ pub struct Applied {
     pub usage: Usage,
     /// What the layer hides, where its tree is a change that does not say so itself.
     pub markers: Vec<Marker>,
+    /// The data of all its files is on the disk, and what the file system has noted of them and of all names is at least in its log: where
+    /// that [comes in order](crate::backend::Backend::keeps_order_with), the sync of any later change makes the tree durable.
+    pub is_written_back: bool,
 }
 
 impl Applied {
@@ -134,6 +137,6 @@ impl Applied {
     /// assert!(applied.facts.is_empty() && applied.root.is_none() && !applied.empty);
     /// ```
     pub const fn new(usage: Usage) -> Self {
-        Self { facts: Vec::new(), root: None, cut: false, empty: false, usage, markers: Vec::new() }
+        Self { facts: Vec::new(), root: None, cut: false, empty: false, usage, markers: Vec::new(), is_written_back: false }
     }
 }

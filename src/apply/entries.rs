@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::progress::{Context, Reason};
 use crate::snapshot::Usage;
+use crate::sys::write_back::WriteBack;
 use crate::sys::{Dir, FileType, Root, inode, xattr};
 use crate::tree::{Applied, Ids, Marker};
 
@@ -84,7 +85,7 @@ impl<'a> Applier<'a> {
             cx,
             tree: Root::new(tree.try_clone()?),
             metadata: Metadata::new(form, Owners::of_this_process(ids)?, Rc::clone(&scratch), cx),
-            files: Files::new(cx),
+            files: Files::new(place.written.map(WriteBack::sharing), cx),
             scratch,
             frames: vec![Frame::root(tree, shows)],
             cursor: 0,
@@ -228,7 +229,11 @@ impl<'a> Applier<'a> {
                         path: path.clone(),
                         position: layer.position(),
                     }),
-                    None => self.metadata.set(&file, path, attributes, Before::New, Mode::Set),
+                    None => {
+                        self.metadata.set(&file, path, attributes, Before::New, Mode::Set)?;
+                        self.files.is_written(file);
+                        Ok(())
+                    }
                 }
             }
             Node::Symlink { target } => {
@@ -346,6 +351,7 @@ impl<'a> Applier<'a> {
             empty: !self.changed && !cut,
             usage: Usage::default(),
             markers: self.hides,
+            is_written_back: self.files.are_written_back()?,
         };
         Ok(Outcome { applied, contradictory })
     }

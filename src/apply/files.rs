@@ -15,6 +15,7 @@ use crate::parallel::Chores;
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::sys::durable::WriteBehind;
+use crate::sys::write_back::WriteBack;
 
 /// Larger files are written as their content comes, and begin to be written back.
 const SMALL: u64 = 128 << 10;
@@ -24,6 +25,7 @@ const SMALL: u64 = 128 << 10;
 pub(super) struct Files {
     chores: Arc<Chores>,
     batch: Arc<Batch>,
+    written: Option<Arc<WriteBack>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,8 +44,9 @@ struct State {
 struct Left(Arc<Batch>);
 
 impl Files {
-    pub(super) fn new(cx: &Context<'_>) -> Self {
-        Self { chores: Arc::clone(cx.chores()), batch: Arc::default() }
+    /// Their data is written back while more of them come, if that is asked for.
+    pub(super) fn new(written: Option<WriteBack>, cx: &Context<'_>) -> Self {
+        Self { chores: Arc::clone(cx.chores()), batch: Arc::default(), written: written.map(Arc::new) }
     }
 
     /// Whether somebody would write a file of this size.
@@ -62,16 +65,25 @@ impl Files {
         }
         state.left = state.left.saturating_add(1);
         drop(state);
-        let left = Left(Arc::clone(&self.batch));
+        let (left, written) = (Left(Arc::clone(&self.batch)), self.written.clone());
         self.chores.offer(Box::new(move || {
             // Of a pass that has failed nothing is wanted any more.
-            if left.0.lock().failure.is_none()
-                && let Err(error) = new.write()
-            {
-                left.0.lock().failure.get_or_insert(error);
+            if left.0.lock().failure.is_some() {
+                return;
+            }
+            match new.write() {
+                Ok(()) => written_to_end(written.as_deref(), new.file),
+                Err(error) => {
+                    left.0.lock().failure.get_or_insert(error);
+                }
             }
         }));
         Ok(())
+    }
+
+    /// A file that was not left to others has all its content and attributes.
+    pub(super) fn is_written(&self, file: File) {
+        written_to_end(self.written.as_deref(), file);
     }
 
     /// All files that were left to others are written when this returns.
@@ -86,6 +98,14 @@ impl Files {
         }
         state.failure.take().map_or(Ok(()), Err)
     }
+
+    /// Whether the data of all files is on the disk; waits for that, where it was asked for.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`.
+    pub(super) fn are_written_back(&self) -> Result<bool> {
+        self.written.as_ref().map_or(Ok(false), |written| written.finish())
+    }
 }
 
 impl Drop for Files {
@@ -97,6 +117,12 @@ impl Drop for Files {
             drop(state);
             let _ = self.finish();
         }
+    }
+}
+
+fn written_to_end(written: Option<&WriteBack>, file: File) {
+    if let Some(written) = written {
+        written.add(file);
     }
 }
 
@@ -190,7 +216,7 @@ mod tests {
     #[test]
     fn what_nobody_came_to_do_is_done_at_the_end_and_its_failure_told_with_the_entry() {
         let cx = Context::default();
-        let files = Files::new(&cx);
+        let files = Files::new(None, &cx);
         assert!(!files.takes(0), "nobody else is there");
         let hand = cx.chores().lend_hand();
         assert!(files.takes(SMALL) && !files.takes(SMALL + 1));
@@ -212,7 +238,7 @@ mod tests {
         let _hand = cx.chores().lend_hand();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
-        let files = Files::new(&cx);
+        let files = Files::new(None, &cx);
         files.leave(new_file("a", File::create(&path).unwrap())).unwrap();
         drop(files);
         assert!(!cx.chores().do_one(), "nothing is left to do");

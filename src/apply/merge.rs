@@ -24,7 +24,7 @@ use crate::tree::{Applied, Ids, Marker};
 /// # Errors
 /// `Cancelled`, `NoSpace`, `Io`.
 pub(crate) fn merge(change: Place, into: &Dir, form: Form, applied: &Applied, ids: Ids, cx: &Context<'_>) -> Result<()> {
-    let Place { tree, scratch } = change;
+    let Place { tree, scratch, .. } = change;
     if applied.cut {
         into.clear()?;
     }

@@ -138,7 +138,7 @@ impl Copy {
     /// Where a layer is unpacked to what it changes alone.
     fn beside(&self, tree: TreeId) -> Result<apply::Place> {
         let (own, fs) = self.copy_of(tree, &[], &|| Ok(()))?;
-        Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
+        Ok(apply::Place::new(fs, own.mkdir_open(SCRATCH, 0o700)?))
     }
 
     const fn change(&self) -> apply::Form {
@@ -173,7 +173,7 @@ impl Copy {
         let lower = self.lower(chain)?;
         let mut fresh = || {
             let (own, fs) = self.copy_of(tree, chain, &|| cx.check("apply layer"))?;
-            Ok(apply::Place { tree: fs, scratch: own.mkdir_open(SCRATCH, 0o700)? })
+            Ok(apply::Place::new(fs, own.mkdir_open(SCRATCH, 0o700)?))
         };
         let form = apply::Form::Plain { style: self.style, root: self.root };
         let mut applied = apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?;
@@ -264,10 +264,10 @@ impl Backend for Copy {
     fn settle(&self, tree: TreeId, chain: &[TreeId], applied: &mut Applied, ids: Ids, cx: &Context<'_>) -> Result<bool> {
         // Of an empty one there is nothing to fill in, but there are answers to compare.
         let place = if applied.empty {
-            apply::Place { tree: self.trees()?, scratch: self.trees()? }
+            apply::Place::new(self.trees()?, self.trees()?)
         } else {
             let scratch = self.base.dir(&Self::place(tree, SCRATCH)?)?;
-            apply::Place { tree: self.own_fs(tree)?, scratch }
+            apply::Place::new(self.own_fs(tree)?, scratch)
         };
         let done = apply::settle(place, self.lower(chain)?.as_ref(), self.change(), applied, ids, cx);
         self.unless_failed(tree, done)
@@ -291,7 +291,7 @@ impl Backend for Copy {
             // Entries change the directory's time; what it is stays (SEMANTICS §1.7).
             None => inode::attributes(&fs)?,
         };
-        let place = apply::Place { tree: self.own_fs(change)?, scratch: self.base.dir(&Self::place(change, SCRATCH)?)? };
+        let place = apply::Place::new(self.own_fs(change)?, self.base.dir(&Self::place(change, SCRATCH)?)?);
         apply::merge(place, &fs, self.change(), applied, ids, cx)?;
         let refused = dress(&fs, &root)?;
         if applied.root.is_some() {

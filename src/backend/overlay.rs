@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 use super::{Backend, Difference, Frozen, KnownOwners, Look, Reference, Roots, check_tree_owners};
 use crate::apply::{self, Form, Place};
 use crate::diff::{self, Sides, Upper as Side, seen};
+use crate::durability::Durability;
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, IdMap, Mount, Upper, was_volatile};
@@ -31,6 +32,7 @@ use crate::sys::flock::Flock;
 use crate::sys::mount::Api;
 use crate::sys::share::share_tree;
 use crate::sys::usage::taken;
+use crate::sys::write_back::Count;
 use crate::sys::{Dir, Root, inode, write_order};
 use crate::tree::{Access, Answer, Applied, Ids, Question, TreeId};
 use crate::whiteout::XattrStyle;
@@ -50,6 +52,9 @@ pub struct Overlay {
     escapes: OnceLock<bool>,
     /// Whether one sync carries what was done before it.
     ordered: OnceLock<bool>,
+    durability: Durability,
+    /// How many files are held whose data is being written back.
+    written: Count,
 }
 
 impl Overlay {
@@ -61,7 +66,14 @@ impl Overlay {
     pub fn new(base: Base, style: XattrStyle) -> Result<Self> {
         let trees = base.root().dir()?;
         let (api, escapes, ordered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { base, trees, style, api, escapes, ordered })
+        Ok(Self { base, trees, style, api, escapes, ordered, durability: Durability::Full, written: Count::default() })
+    }
+
+    /// What layers that are [unpacked ahead](Backend::apply_ahead) are to survive in the end: full by default, for which the data of files
+    /// is written back while they are unpacked, where that is a part of making them durable.
+    #[must_use]
+    pub fn durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
     }
 
     /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
@@ -251,9 +263,10 @@ impl Overlay {
     ) -> Result<Option<Applied>> {
         let form = self.form()?;
         let lower = chain.map(|chain| self.view(chain)).transpose()?;
+        let written = (self.durability.is_full() && self.is_ordered()).then_some(&self.written);
         let mut fresh = || {
             let dir = self.make(tree, &Attributes::implied())?;
-            Ok(Place { tree: dir.child(FS.as_bytes())?, scratch: dir.child(WORK.as_bytes())? })
+            Ok(Place::new(dir.child(FS.as_bytes())?, dir.child(WORK.as_bytes())?).writing_back(written))
         };
         let applied = match &lower {
             Some(lower) => Some(apply::apply(&mut fresh, lower.as_ref(), form, layer, ids, cx)?),
@@ -307,7 +320,11 @@ impl Backend for Overlay {
         let done = self.unpack(tree, Some(chain), layer, ids, cx).and_then(|applied| {
             let mut applied = applied.ok_or_else(|| Error::new(ErrorKind::Unsupported, "apply layer"))?;
             if !applied.empty {
-                point.sync()?;
+                if applied.is_written_back {
+                    write_order::sync(&self.trees)?
+                } else {
+                    point.sync()?
+                }
                 // File systems that allocate late know only now.
                 applied.usage = usage(&self.tree(tree)?)?;
             }
@@ -336,10 +353,10 @@ impl Backend for Overlay {
         let lower = if applied.facts.is_empty() { None } else { self.view(chain)? };
         let place = if applied.empty {
             // Nothing to fill in, but answers to compare.
-            Place { tree: self.trees.try_clone()?, scratch: self.trees.try_clone()? }
+            Place::new(self.trees.try_clone()?, self.trees.try_clone()?)
         } else {
             let scratch = self.tree(tree)?;
-            Place { tree: scratch.child(FS.as_bytes())?, scratch }
+            Place::new(scratch.child(FS.as_bytes())?, scratch)
         };
         let done = apply::settle(place, lower.as_ref(), self.form()?, applied, ids, cx);
         self.unless_failed(tree, done)

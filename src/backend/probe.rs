@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::shifted::Shifted;
 use super::{Backend, Copy, Overlay};
+use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, IdMap};
 use crate::parallel::Parallelism;
@@ -38,6 +39,8 @@ pub(crate) struct Means<'a> {
     pub(crate) parallelism: Parallelism,
     /// What becomes of owners without an id.
     pub(crate) ids: Ids,
+    /// What imports survive.
+    pub(crate) durability: Durability,
 }
 
 /// A backend, and why it is this one.
@@ -138,7 +141,7 @@ pub(crate) fn shifts_as(recorded: &str, backend: &dyn Backend) -> bool {
 }
 
 fn overlay(means: Means<'_>, style: XattrStyle, reason: String) -> Result<Chosen> {
-    let backend = Arc::new(Overlay::new(Base::new(means.path.to_owned(), means.trees)?, style)?);
+    let backend = Arc::new(Overlay::new(Base::new(means.path.to_owned(), means.trees)?, style)?.durability(means.durability));
     Ok(Chosen { backend, style: name_of(style).to_owned(), reason })
 }
 
@@ -172,7 +175,7 @@ mod tests {
     use crate::sys::test_support::{Place, mounting, mounting_as_root};
 
     fn means(path: &Path, trees: Dir) -> Means<'_> {
-        Means { path, trees, parallelism: Parallelism::ONE, ids: Ids::Exact }
+        Means { path, trees, parallelism: Parallelism::ONE, ids: Ids::Exact, durability: Durability::Full }
     }
 
     #[test]

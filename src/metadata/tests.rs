@@ -188,6 +188,7 @@ fn a_tree_comes_back_with_what_it_rests_on() {
         empty: false,
         usage: Usage::new(12, 34),
         markers: Vec::new(),
+        is_written_back: false,
     };
     let tree = scratch.tree(&diff_id("a"), &applied);
     let reader = scratch.metadata.read().unwrap();

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a tree that nobody names goes with its `Filled`; nothing of it need be durable until it is named.
 
+use std::os::fd::AsFd as _;
+
 use crate::digest::{Algorithm, DiffId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::{LeaseId, Survives, Transaction};
@@ -12,6 +14,7 @@ use crate::store::directories::TREES;
 use crate::store::layer::LayerBytes;
 use crate::store::layer_reader::LayerReader;
 use crate::sys::durable::SyncPoint;
+use crate::sys::write_order;
 use crate::tree::{Applied, TreeId};
 
 /// A layer in a tree that nobody names: the tree goes when this is dropped.
@@ -157,9 +160,14 @@ impl Store {
         SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
     }
 
-    /// Makes durable what was written since the point, where imports are to survive a power cut.
-    pub(super) fn sync_if_asked(&self, point: SyncPoint) -> Result<()> {
-        if self.durability().is_full() { point.sync() } else { Ok(()) }
+    /// Makes durable what was unpacked since the point, where imports are to survive a power cut. Where the data of all of it
+    /// [is written back](Applied::is_written_back), nothing of others is waited for.
+    pub(super) fn sync_if_asked(&self, point: SyncPoint, is_written_back: bool) -> Result<()> {
+        if !self.durability().is_full() {
+            return Ok(());
+        }
+        let trees = self.directory().child(TREES.as_bytes())?;
+        if is_written_back && self.backend().keeps_order_with(trees.as_fd()) { write_order::sync(&trees) } else { point.sync() }
     }
 
     /// A transaction that survives what imports survive.

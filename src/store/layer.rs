@@ -458,7 +458,7 @@ impl Store {
         if applied.empty {
             backend.remove(tree)?;
         } else if let Some(point) = filled.unsynced.take() {
-            self.sync_if_asked(point)?;
+            self.sync_if_asked(point, applied.is_written_back)?;
             // File systems that allocate late know only now.
             applied.usage = backend.usage(tree)?;
         }

@@ -146,7 +146,7 @@ impl Store {
 
     fn put(&self, lease: LeaseId, plan: &Plan, mut built: Built) -> Result<()> {
         let Some((top, (diff_id, ids))) = plan.unmade.first().zip(plan.layers().next()) else { return Ok(()) };
-        built.unsynced.take().map_or(Ok(()), |point| self.sync_if_asked(point))?;
+        built.unsynced.take().map_or(Ok(()), |point| self.sync_if_asked(point, false))?;
         let mut applied = top.clone().into_applied();
         applied.usage = self.backend().usage(built.tree)?;
         let transaction = self.write_durably()?;

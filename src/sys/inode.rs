@@ -191,7 +191,15 @@ pub(crate) fn set_times(fd: impl AsFd, atime: Timestamp, mtime: Timestamp) -> Re
     }
 }
 
-/// The same for an `O_PATH` descriptor, all that there is of a symlink, in one call.
+/// Sets both times to now: a change, whatever they were.
+pub(crate) fn touch(fd: impl AsFd) -> Result<()> {
+    let fd = fd.as_fd();
+    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    rustix::fs::futimens(fd, &Timestamps { last_access: now, last_modification: now })
+        .map_err(|error| Error::io("utimensat", error).at(describe(fd, b"")))
+}
+
+/// The same as [`set_times`] for an `O_PATH` descriptor, all that there is of a symlink, in one call.
 pub(crate) fn set_link_times(fd: impl AsFd, atime: Timestamp, mtime: Timestamp) -> Result<()> {
     set_times_held(fd.as_fd(), &timestamps(atime, mtime))
 }

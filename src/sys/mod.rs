@@ -29,6 +29,7 @@ pub(crate) mod socket;
 pub(crate) mod test_support;
 pub(crate) mod turn;
 pub(crate) mod usage;
+pub(crate) mod write_back;
 pub(crate) mod write_order;
 pub(crate) mod xattr;
 

@@ -13,7 +13,7 @@
 
 use std::os::fd::AsFd;
 
-use super::{inode, xattr};
+use super::{Dir, inode, xattr};
 use crate::error::Result;
 
 const EXT: u64 = 0xef53;
@@ -28,6 +28,16 @@ pub(crate) fn is_kept(directory: impl AsFd) -> bool {
         Some(EXT) => has_journal(directory).unwrap_or(false),
         _ => false,
     }
+}
+
+/// Makes durable, where the [order is kept](is_kept), all that was done to names and to attributes before, by touching a directory and
+/// syncing that.
+///
+/// # Errors
+/// `NoSpace`, `PermissionDenied`, `Io`.
+pub(crate) fn sync(directory: &Dir) -> Result<()> {
+    inode::touch(directory)?;
+    directory.sync()
 }
 
 fn kind(directory: impl AsFd) -> Option<u64> {
@@ -66,7 +76,6 @@ fn is_task(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Dir;
 
     #[test]
     fn a_file_system_in_memory_keeps_no_order() {

@@ -7,11 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 
+use plywood::compression::Compression;
 use plywood::mount::IdMap;
 use plywood::snapshot::{Key, Name};
-use plywood::store::{ImportLayerOptions, LayerSource, PrepareOptions, Store, StoreOptions};
-use plywood::testing::Layer;
-use plywood::{Context, Error, ErrorKind, Result};
+use plywood::store::{ImageSource, ImportLayerOptions, ImportOptions, LayerSource, PrepareOptions, Store, StoreOptions};
+use plywood::testing::{Image, Layer};
+use plywood::{Context, Error, ErrorKind, Parallelism, Result};
 use serde_json::Value;
 
 use crate::support::seccomp::forbid;
@@ -188,6 +189,7 @@ fn each_call_that_a_filter_takes_away_is_made_up_for_or_named() {
         (&[libc::SYS_renameat2], "overlay", None),
         (&[libc::SYS_copy_file_range], "overlay", None),
         (&[libc::SYS_fchmodat2], "overlay", None),
+        (&[libc::SYS_sync_file_range], "overlay", None),
         (&[libc::SYS_unshare], "overlay", None),
         (&[libc::SYS_setns], "overlay", None),
         (&[libc::SYS_openat2, libc::SYS_statx, libc::SYS_fsopen], "overlay", None),
@@ -272,6 +274,53 @@ fn without_mount_setattr_no_mount_maps_owners_and_a_store_that_shifts_them_needs
             std::thread::scope(|scope| scope.spawn(job).join().unwrap()).unwrap();
         }
     });
+}
+
+/// An image whose upper layer takes a file from the lower one, beside small and large ones.
+fn image() -> Image {
+    let small = |layer: Layer, number: usize| layer.file(format!("small/{number}"), number.to_string());
+    let lower = (0..200).fold(Layer::new().file("kept", "kept"), small).file("large", vec![b'l'; 3 << 20]);
+    let upper = Layer::new().hardlink("again", "kept").file("other", vec![b'o'; 200 << 10]);
+    Image::new().layer(lower, Compression::Gzip).layer(upper, Compression::Zstd)
+}
+
+#[test]
+fn an_import_waits_for_the_data_of_others_only_where_there_is_no_other_way() {
+    let import = |name: &str, threads: usize, forbidden: &[(c_long, i32)]| {
+        let place = std::env::temp_dir();
+        let job = || {
+            forbidden.iter().for_each(|&(call, errno)| forbid(&[call], errno));
+            let options = StoreOptions::new(place.join(name)).parallelism(Parallelism::new(threads));
+            Store::open_with(&options)?.import(
+                ImageSource::path(place.join("layout")),
+                &ImportOptions::default(),
+                &Context::default(),
+            )
+        };
+        std::thread::scope(|scope| scope.spawn(job).join().unwrap()).map(drop)
+    };
+    for (disk, keeps_order) in [(Disk::Ext4, true), (Disk::Xfs, true), (Disk::Btrfs, false)] {
+        Sandbox::root().disk(disk).run(|| {
+            image().write_layout(std::env::temp_dir().join("layout"), "latest").unwrap();
+            for threads in [1, 3] {
+                let all = import(&format!("own-{threads}"), threads, &[(libc::SYS_syncfs, libc::EIO)]);
+                assert_eq!(all.is_ok(), keeps_order, "{disk:?}, {threads} threads: {all:?}");
+                // What cannot be waited for by itself is waited for with all the rest.
+                let forbidden = [(libc::SYS_sync_file_range, libc::ENOSYS), (libc::SYS_syncfs, libc::EIO)];
+                let error = import(&format!("all-{threads}"), threads, &forbidden).unwrap_err();
+                assert!(error.kind() == ErrorKind::Io && whole(&error).contains("syncfs"), "{disk:?}: {}", whole(&error));
+                // What failed is given up.
+                let lost = import(&format!("lost-{threads}"), threads, &[(libc::SYS_sync_file_range, libc::EIO)]);
+                assert_eq!(lost.is_err(), keeps_order, "{disk:?}, {threads} threads: {lost:?}");
+                if let Err(error) = lost {
+                    assert!(whole(&error).contains("sync_file_range"), "{}", whole(&error));
+                    let place = || std::env::temp_dir().join(format!("lost-{threads}"));
+                    let left = fs::read_dir(place().join("trees")).unwrap().count();
+                    assert_eq!(left, 0, "nothing of it is left");
+                }
+            }
+        });
+    }
 }
 
 #[test]

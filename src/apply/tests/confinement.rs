@@ -47,7 +47,7 @@ fn a_racing_writer_leads_nothing_out_of_the_tree() {
             let mut fresh = || {
                 let scratch = temp.path().join(format!("scratch{round}"));
                 let _ = std::fs::create_dir(&scratch);
-                Ok(Place { tree: tree.try_clone()?, scratch: Dir::open(scratch)? })
+                Ok(Place::new(tree.try_clone()?, Dir::open(scratch)?))
             };
             // Whether it succeeds is of no interest: the tree is not the applier's alone.
             let _ = apply(&mut fresh, Some(&lower), form, &mut layer.stream().unwrap(), Ids::Exact, &Context::default());
@@ -105,7 +105,7 @@ fn depth_takes_no_descriptors() {
             std::fs::create_dir(temp.path().join("tree")).map_err(|error| error.to_string())?;
             std::fs::create_dir(temp.path().join("scratch")).map_err(|error| error.to_string())?;
             let open = |name| Dir::open(temp.path().join(name));
-            let mut fresh = || Ok(Place { tree: open("tree")?, scratch: open("scratch")? });
+            let mut fresh = || Ok(Place::new(open("tree")?, open("scratch")?));
             let mut stream = layer.stream().map_err(|error| error.to_string())?;
             apply(&mut fresh, None, form, &mut stream, Ids::Exact, &Context::default()).map_err(|error| error.to_string())?;
             let root = Root::new(open("tree").map_err(|error| error.to_string())?);
@@ -135,7 +135,7 @@ fn it_stops_when_it_is_told_to() {
     for name in ["tree", "scratch"] {
         std::fs::create_dir(temp.path().join(name)).unwrap();
     }
-    let mut fresh = || Ok(Place { tree: Dir::open(temp.path().join("tree"))?, scratch: Dir::open(temp.path().join("scratch"))? });
+    let mut fresh = || Ok(Place::new(Dir::open(temp.path().join("tree"))?, Dir::open(temp.path().join("scratch"))?));
     let stops = Stops(2.into());
     let (uid, gid) = inode::creator();
     let layer = ["a", "b", "c"].iter().fold(Layer::new(), |layer, name| layer.file(*name, "").owner(uid, gid));
@@ -177,7 +177,7 @@ fn an_ordinary_user_can_squash_in_plain_form() {
         std::fs::create_dir(temp.path().join(name)).unwrap();
     }
     symlink(temp.path().join("outside"), temp.path().join("tree/link")).unwrap();
-    let mut fresh = || Ok(Place { tree: Dir::open(temp.path().join("tree"))?, scratch: Dir::open(temp.path().join("scratch"))? });
+    let mut fresh = || Ok(Place::new(Dir::open(temp.path().join("tree"))?, Dir::open(temp.path().join("scratch"))?));
     let cx = Context::default();
     let form = Form::Plain { style: crate::whiteout::overlay::Style::User, root: (0, 0) };
     apply(&mut fresh, None, form, &mut Many(0, 50), Ids::Squash, &cx).unwrap();

@@ -164,7 +164,7 @@ impl EntryStream for Broken {
 fn a_guess_is_given_up_for_the_layers_own_faults_alone() {
     let guessed = |kind| {
         let (tree, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut fresh = || Ok(Place { tree: Dir::open(tree.path())?, scratch: Dir::open(scratch.path())? });
+        let mut fresh = || Ok(Place::new(Dir::open(tree.path())?, Dir::open(scratch.path())?));
         guess(&mut fresh, forms()[0], &mut Broken(kind), Ids::Exact, &Context::default())
     };
     assert!(guessed(ErrorKind::InvalidLayer).unwrap().is_none());
@@ -222,9 +222,9 @@ fn a_directory_that_shuts_its_owner_out_is_filled_all_the_same() {
         let settles = |layer: &Layer, number: usize| {
             let (tree, scratch) = (format!("tree{number}"), format!("scratch{number}"));
             [&tree, &scratch].into_iter().for_each(|name| std::fs::create_dir(stack.top().join(name)).unwrap());
-            let mut fresh = || Ok(Place { tree: dir(&tree)?, scratch: dir(&scratch)? });
+            let mut fresh = || Ok(Place::new(dir(&tree)?, dir(&scratch)?));
             let mut applied = guess(&mut fresh, OVERLAY, &mut layer.stream().unwrap(), Ids::Squash, &cx).unwrap().unwrap();
-            let place = Place { tree: dir(&tree).unwrap(), scratch: dir(&scratch).unwrap() };
+            let place = Place::new(dir(&tree).unwrap(), dir(&scratch).unwrap());
             let lower = Root::new(dir("").unwrap());
             let settled = settle(place, Some(&lower), OVERLAY, &mut applied, Ids::Squash, &cx).unwrap();
             let shut = stack.top().join(tree).join("none");

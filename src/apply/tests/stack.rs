@@ -135,12 +135,12 @@ impl Stack {
         let (form, mut tree, mut scratch) = (self.form, PathBuf::new(), PathBuf::new());
         let mut fresh = || {
             (tree, scratch) = (self.new_dir("guess"), self.new_dir("scratch"));
-            Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
+            Ok(Place::new(Dir::open(&tree)?, Dir::open(&scratch)?))
         };
         let guessed = beside_a_hand(&cx, || guess(&mut fresh, form, &mut layer.stream()?, Ids::Exact, &cx));
         let Some(mut applied) = guessed? else { return Ok(None) };
         let lower = (!self.chain.is_empty()).then(|| Root::from_fd(self.view().0));
-        let place = Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? };
+        let place = Place::new(Dir::open(&tree)?, Dir::open(&scratch)?);
         let settled = settle(place, lower.as_ref(), form, &mut applied, Ids::Exact, &cx)?;
         GUESSED.fetch_add(1, Ordering::Relaxed);
         Ok(settled.then(|| (tree, applied, cx.take_report())))
@@ -164,7 +164,7 @@ impl Stack {
             if let Form::Plain { .. } = form {
                 self.copy_top(&tree);
             }
-            Ok(Place { tree: Dir::open(&tree)?, scratch: Dir::open(&scratch)? })
+            Ok(Place::new(Dir::open(&tree)?, Dir::open(&scratch)?))
         };
         let mut apply = || apply(&mut fresh, lower.as_ref(), form, layer, ids, cx);
         let applied = if form.is_change() { apply() } else { beside_a_hand(cx, apply) }?;
@@ -206,7 +206,7 @@ impl Stack {
     }
 
     fn merge(&mut self, change: &Path, into: &Path, applied: &Applied) -> Result<()> {
-        let place = Place { tree: Dir::open(change)?, scratch: Dir::open(self.new_dir("scratch"))? };
+        let place = Place::new(Dir::open(change)?, Dir::open(self.new_dir("scratch"))?);
         merge(place, &Dir::open(into)?, self.form, applied, Ids::Exact, &Context::default())
     }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::path::EntryPath;
 use crate::progress::Context;
 use crate::sys::durable::SyncPoint;
-use crate::sys::{Dir, FileType, Root, inode, xattr};
+use crate::sys::{Dir, FileType, Root, inode, write_order, xattr};
 use crate::tree::{Applied, Ids, TreeId};
 use crate::whiteout::XattrStyle;
 
@@ -29,7 +29,7 @@ impl Overlay {
         let point = SyncPoint::before_writes(&self.trees)?;
         let fs = own.child(FS.as_bytes())?;
         if !applied.facts.is_empty() {
-            let place = Place { tree: fs.try_clone()?, scratch: own };
+            let place = Place::new(fs.try_clone()?, own);
             if !apply::settle(place, lower.as_ref(), self.form()?, applied, ids, cx)? {
                 return Ok(false);
             }
@@ -39,7 +39,8 @@ impl Overlay {
             None => false,
         };
         if has_changed || !applied.facts.is_empty() {
-            point.sync()?;
+            // No data of a file was written.
+            if self.is_ordered() { write_order::sync(&self.trees)? } else { point.sync()? }
         }
         Ok(true)
     }

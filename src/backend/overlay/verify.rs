@@ -40,7 +40,7 @@ impl Overlay {
             };
             let (scratch, tree) = (fresh(WORK, 0o700)?, fresh(FS, 0o755)?);
             super::root::set(&tree, &crate::entry::Attributes::implied(), self.style)?;
-            Ok(Place { tree, scratch })
+            Ok(Place::new(tree, scratch))
         };
         let mut layer = Outline::new(layer, contents);
         let applied = apply::apply(&mut fresh, Some(&lower), self.form()?, &mut layer, ids, cx)?;

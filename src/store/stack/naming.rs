@@ -37,15 +37,16 @@ impl Stack<'_> {
         if frontier.landed.is_empty() {
             return Ok(());
         }
-        let mut is_new = false;
+        // Of a whole tree some may be a copy.
+        let (mut is_new, mut is_written_back) = (false, !self.is_whole());
         for landed in frontier.landed.iter().filter(|landed| landed.how == How::Unpacked) {
             match landed.applied.empty {
                 true => backend.remove(landed.tree)?,
-                false => is_new = true,
+                false => (is_new, is_written_back) = (true, is_written_back && landed.applied.is_written_back),
             }
         }
         if is_new {
-            store.sync_if_asked(point)?;
+            store.sync_if_asked(point, is_written_back)?;
         }
         let top = frontier.landed.iter().rposition(|landed| !landed.applied.empty);
         // Of a whole tree the number under which its topmost layer was unpacked is nobody's any more.

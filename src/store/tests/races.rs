@@ -208,13 +208,13 @@ fn all(swaps: u64) {
     ] {
         Scene::new().race(what, swaps, |scene| {
             let lower = Root::new(scene.open("lower"));
-            let mut fresh = || Ok(Place { tree: scene.tree.try_clone()?, scratch: scene.fresh("scratch") });
+            let mut fresh = || Ok(Place::new(scene.tree.try_clone()?, scene.fresh("scratch")));
             apply(&mut fresh, Some(&lower), form, &mut layer().stream()?, Ids::Exact, &Context::default()).map(drop)
         });
     }
     Scene::new().race("apply onto a parent that is swapped", swaps, |scene| {
         let lower = Root::new(scene.tree.try_clone()?);
-        let mut fresh = || Ok(Place { tree: scene.fresh("new"), scratch: scene.fresh("scratch") });
+        let mut fresh = || Ok(Place::new(scene.fresh("new"), scene.fresh("scratch")));
         let form = Form::Overlay { style: Style::Trusted, escapes: true };
         apply(&mut fresh, Some(&lower), form, &mut layer().stream()?, Ids::Exact, &Context::default()).map(drop)
     });

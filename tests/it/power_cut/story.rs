@@ -75,13 +75,16 @@ pub(super) struct Step {
 
 pub(super) const IMAGES: u8 = 4;
 
+/// How many small ones the lowest layer has: more than are held at once while they are written back.
+const FILES: u64 = 150;
+
 fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut dice = Dice::new(seed);
     (0..size).map(|_| dice.below(256) as u8).collect()
 }
 
 pub(super) fn image(number: u8) -> Image {
-    let base = (0..30).fold(Layer::new().dir("etc", 0o755), |layer, file| layer.file(format!("etc/{file}"), noise(file, 3000)));
+    let base = (0..FILES).fold(Layer::new().dir("etc", 0o755), |layer, file| layer.file(format!("etc/{file}"), noise(file, 3000)));
     let base = base.dir("usr", 0o755).dir("usr/lib", 0o755).file("usr/lib/large", noise(99, 500_000));
     let middle = Layer::new().dir("srv", 0o700).file("srv/data", noise(u64::from(number / 2), 90_000)).xattr("user.kind", "data");
     let top = (0..20).fold(Layer::new().dir("opt", 0o750), |layer, file| {
