@@ -7,6 +7,7 @@
 //! Invariant: overlay mounts always say `redirect_dir=nofollow,metacopy=off,index=off`, because kernels are built with other defaults
 //! and layers are hostile. Their layers go to the kernel one by one, never as a string that could be cut off.
 
+mod claim;
 mod guard;
 mod id_map;
 mod options;
@@ -35,7 +36,6 @@ use crate::entry::Attributes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::path::EntryPath;
 use crate::span::verb;
-use crate::sys::flock::{Flock, Sharing};
 use crate::sys::mount::mapped::{as_owner, clone_mapped, with_mapped};
 use crate::sys::mount::{self as kernel, Api, FsContext, legacy};
 use crate::sys::{Dir, Root, inode, xattr};
@@ -310,90 +310,8 @@ impl Mount {
         Ok(Detached::new(mount, self.kept(claim)))
     }
 
-    /// Whether the writable directory is mounted. An overlay is found in whichever namespace it is; a bind mount is found in this one,
-    /// and while a guard of it lives in any process.
-    ///
-    /// # Errors
-    /// `NotFound`, `PermissionDenied`, `Io`.
-    pub fn in_use(&self) -> Result<bool> {
-        match self.claim() {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::InUse => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     fn api(&self) -> Api {
         self.api.unwrap_or_else(|| Api::probe(self.base.root()))
-    }
-
-    /// Makes sure that nobody else has the writable directory, and that nobody gets it until the claim is dropped.
-    pub(crate) fn claim(&self) -> Result<Option<Flock>> {
-        let writable = match &self.what {
-            What::Overlay { upper: Some(upper), .. } => &upper.upper,
-            What::Bind { source, access: Access::ReadWrite } => source,
-            _ => return Ok(None),
-        };
-        let place = self.base.path().join(writable);
-        let in_use = |reason: &str| {
-            let error = Error::new(ErrorKind::InUse, "mount").at(&place).because(reason);
-            error.with_hint("a writable snapshot is mounted once at a time; unmount it, or prepare another one on the same parent")
-        };
-        let lock = OwnedFd::from(self.base.dir(&writable.parent().unwrap_or_default())?);
-        match &self.what {
-            What::Overlay { style, lowers, upper: Some(upper) } => {
-                // Held from the question to the mount: of two who ask at once, the second finds the first one's mount.
-                let claim = Flock::wait(lock, Sharing::Exclusive)?;
-                // While it is mounted, the kernel has a directory in the workdir; it stays there until the next mount clears it away,
-                // holding this claim. So one where nothing is needs no question, if there is no other workdir: that costs as much as a
-                // sync, for the kernel waits until no processor reads a mount that it takes back.
-                let never_mounted = self.own_work && self.base.dir(&upper.work)?.is_empty()?;
-                if !never_mounted && self.overlay_in_use(*style, lowers, upper)? {
-                    return Err(in_use("it is mounted already"));
-                }
-                Ok(Some(claim))
-            }
-            _ => match Flock::attempt(lock, Sharing::Exclusive)? {
-                Err(_) => Err(in_use("another process has it mounted")),
-                Ok(_) if kernel::is_mounted(self.base.hold(writable)?, writable)? => Err(in_use("it is mounted already")),
-                Ok(claim) => Ok(Some(claim)),
-            },
-        }
-    }
-
-    /// What of a claim outlives the making of a mount: an overlay shows in the kernel, a bind mount only by its guard's lock.
-    fn kept(&self, claim: Option<Flock>) -> Option<Flock> {
-        claim.filter(|_| matches!(self.what, What::Bind { .. }))
-    }
-
-    /// Asks the kernel whether an upperdir is part of a mounted overlay, in any namespace.
-    ///
-    /// With `index=on` a second overlay over a used upperdir is refused with EBUSY. The question is made so that the kernel refuses it
-    /// *after* that check in any case (the workdir is the upperdir itself): a second overlay that really came to be would leave an
-    /// index and xattrs behind.
-    fn overlay_in_use(&self, style: XattrStyle, lowers: &[EntryPath], upper: &Upper) -> Result<bool> {
-        let api = self.api();
-        let asked = if api == Api::Legacy {
-            let data =
-                self.page(style, lowers.get(..1).unwrap_or_default(), Some(&Upper { work: upper.upper.clone(), ..upper.clone() }));
-            // The last one counts.
-            let data = [data.as_slice(), b",index=on"].concat();
-            legacy::detached(self.base.root().as_fd(), legacy::Options { data: &data, flags: MsFlags::empty() }).map(drop)
-        } else {
-            let fs = FsContext::open("overlay", api)?;
-            let first = lowers.get(..1).unwrap_or_default();
-            self.describe_layers(&fs, self.base.root().as_fd(), (style, first), Some((&upper.upper, &upper.upper)))?;
-            fs.set_string("index", "on")?;
-            fs.attempt().map_err(|errno| Error::io("fsconfig", errno))
-        };
-        match asked {
-            Ok(()) => Ok(false),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EBUSY) => Ok(true),
-                Some(libc::EINVAL) => Ok(false),
-                _ => Err(error.at(self.base.path().join(&upper.upper))),
-            },
-        }
     }
 
     fn attributes(&self) -> MountAttrFlags {

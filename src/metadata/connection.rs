@@ -236,7 +236,11 @@ fn connect(path: &Path, way: Way) -> Result<Connection> {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(|error| failed(op, error))?;
     }
     connection.busy_timeout(RECOVERY_TIMEOUT).map_err(|error| failed(op, error))?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(|error| failed(op, error))?;
+    // Without the second SQLite may plan by the values of parameters, and plans each statement anew for each value: of every one that
+    // might take a partial index.
+    for option in [DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG] {
+        connection.set_db_config(option, true).map_err(|error| failed(op, error))?;
+    }
     connection
         .execute_batch(
             // Where temporary files were to go, SQLite would ask the environment.

@@ -33,7 +33,7 @@ impl Store {
 
     fn remove_now(&self, name: &str) -> Result<()> {
         self.refuse_read_only("remove")?;
-        let seen = self.removable(&self.metadata().read()?, name)?;
+        let seen = self.metadata().read()?.snapshot(name)?.ok_or_else(|| no_snapshot("remove", name))?;
         // Nobody is freezing a tree whose row goes.
         let _not_committed = match seen.kind {
             Kind::Active => Some(self.locks().wait_unless(Subject::Tree(seen.tree), &mut || self.still_removable(name, &seen))?),
