@@ -2,6 +2,8 @@
 //!
 //! A chain is never stored: it is computed from the rows, topmost first, so that it cannot disagree with them.
 
+use std::collections::HashSet;
+
 use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension as _, Row, params};
@@ -218,11 +220,15 @@ impl Reader<'_> {
                      UNION ALL \
                      SELECT s.parent, s.tree, t.cut, t.state, up.depth + 1 \
                      FROM up JOIN snapshots s ON s.id = up.parent JOIN trees t ON t.id = s.tree WHERE NOT up.cut \
-                 ) SELECT tree, MIN(depth) AS top FROM up WHERE state <> 'empty' GROUP BY tree ORDER BY top",
+                 ) SELECT depth, tree FROM up WHERE state <> 'empty'",
             )
             .map_err(fail)?;
-        let trees = statement.query_map([id.0], |row| row.get::<_, i64>(0)).map_err(fail)?;
-        trees.map(|tree| from_sql(tree.map_err(fail)?).map(TreeId)).collect()
+        let rows = statement.query_map([id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(fail)?;
+        let mut rows = rows.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+        // They come so, which SQLite does not promise; and it would sort all, twice, to promise it.
+        rows.sort_by_key(|&(depth, _)| depth);
+        let mut seen = HashSet::with_capacity(rows.len());
+        rows.into_iter().filter(|&(_, tree)| seen.insert(tree)).map(|(_, tree)| from_sql(tree).map(TreeId)).collect()
     }
 
     /// Names of imported layers whose chain id begins with these hex digits, at most `limit`; of one algorithm where one is named.
