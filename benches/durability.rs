@@ -41,6 +41,9 @@ use disk::{new_disk, own_mounts, sync};
 /// Tells the program that it is to keep a file dirty, and how many bytes of it.
 const DIRTY: &str = "PLYWOOD_BENCH_DIRTY";
 
+/// How long the other process takes to write all of its file.
+const TURN: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Relaxed,
@@ -107,9 +110,10 @@ fn main() -> Result<()> {
             continue;
         };
         for case in &cases {
-            let alone = measure(case, &disk, &ways, rounds)?;
+            let alone = measure(case, &disk, &ways, rounds, Duration::ZERO)?;
             let mut busy = start_dirty(&disk.join("dirty"), dirty);
-            let beside = measure(case, &disk, &ways, rounds);
+            // Our own sync has written the other's data as well: he needs so long until all of it is dirty again.
+            let beside = measure(case, &disk, &ways, rounds, TURN);
             busy.kill().unwrap();
             busy.wait().unwrap();
             fs::remove_file(disk.join("dirty")).unwrap();
@@ -179,11 +183,11 @@ fn layout(directory: &Path, name: &str, layer: Layer) -> PathBuf {
 }
 
 /// The median time of each way.
-fn measure(case: &Case, disk: &Path, ways: &[Way], rounds: usize) -> Result<Vec<Took>> {
+fn measure(case: &Case, disk: &Path, ways: &[Way], rounds: usize, pause: Duration) -> Result<Vec<Took>> {
     let mut times: Vec<Vec<Took>> = ways.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (way, times) in ways.iter().zip(&mut times) {
-            times.push(import(case, disk, *way)?);
+            times.push(import(case, disk, *way, pause)?);
         }
     }
     Ok(times.into_iter().map(median).collect())
@@ -194,11 +198,12 @@ fn median(mut times: Vec<Took>) -> Took {
     times[times.len() / 2]
 }
 
-fn import(case: &Case, disk: &Path, way: Way) -> Result<Took> {
+fn import(case: &Case, disk: &Path, way: Way, pause: Duration) -> Result<Took> {
     let root = disk.join("store");
     let durability = if matches!(way, Way::Full) { Durability::Full } else { Durability::Relaxed };
     let store = Store::open_with(&StoreOptions::new(&root).durability(durability))?;
     sync(disk);
+    std::thread::sleep(pause);
     let began = Instant::now();
     let point = File::open(disk).unwrap();
     store.import(ImageSource::path(&case.layout), &ImportOptions::default(), &Context::default())?;
@@ -268,13 +273,13 @@ fn start_dirty(path: &Path, size: u64) -> Child {
     child
 }
 
-/// Writes the file again and again, all of it every two seconds: what the kernel writes back is dirty again soon.
+/// Writes the file again and again, all of it every [`TURN`]: what the kernel writes back is dirty again soon.
 fn keep_dirty(path: &Path, size: u64) -> ! {
     const STEP: u64 = 1 << 20;
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     let mut file = File::create(path).unwrap();
     let bytes = content(STEP as usize, 7);
-    let pause = Duration::from_secs(2).mul_f64(STEP as f64 / size as f64);
+    let pause = TURN.mul_f64(STEP as f64 / size as f64);
     for turn in 0_u64.. {
         file.seek(SeekFrom::Start(0)).unwrap();
         let began = Instant::now();

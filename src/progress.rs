@@ -3,6 +3,7 @@
 //! Nothing is skipped or clamped in silence: each case is one [`Skipped`] in the report, or an error where the caller is strict.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -184,11 +185,19 @@ pub struct Context<'a> {
     strict: bool,
     report: Mutex<Report>,
     chores: Arc<Chores>,
+    /// Whether the data of files is written back while more of them come.
+    writes_back: AtomicBool,
 }
 
 impl Default for Context<'_> {
     fn default() -> Self {
-        Self { progress: &Silent, strict: false, report: Mutex::default(), chores: Arc::default() }
+        Self {
+            progress: &Silent,
+            strict: false,
+            report: Mutex::default(),
+            chores: Arc::default(),
+            writes_back: AtomicBool::default(),
+        }
     }
 }
 
@@ -213,7 +222,8 @@ impl<'a> Context<'a> {
 
     /// As strict as this one, told to whom it may concern, with a report of its own.
     pub(crate) fn apart<'b>(&self, progress: &'b dyn Progress) -> Context<'b> {
-        Context { progress, strict: self.strict, report: Mutex::default(), chores: Arc::default() }
+        let writes_back = AtomicBool::new(self.writes_back());
+        Context { progress, strict: self.strict, report: Mutex::default(), chores: Arc::default(), writes_back }
     }
 
     /// Appends what a part of the operation reported.
@@ -229,6 +239,16 @@ impl<'a> Context<'a> {
     /// What the operation's threads do while they wait for each other.
     pub(crate) fn chores(&self) -> &Arc<Chores> {
         &self.chores
+    }
+
+    /// Says how what follows is made durable: either way it is.
+    pub(crate) fn write_back(&self, writes_back: bool) {
+        self.writes_back.store(writes_back, Ordering::Release);
+    }
+
+    /// Whether the data of files is to be written back while more of them come, where the file system is one for that.
+    pub(crate) fn writes_back(&self) -> bool {
+        self.writes_back.load(Ordering::Acquire)
     }
 
     /// Fails with `Cancelled` when the caller wants to stop.

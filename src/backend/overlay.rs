@@ -19,7 +19,6 @@ use std::sync::OnceLock;
 use super::{Backend, Difference, Frozen, KnownOwners, Look, Reference, Roots, check_tree_owners};
 use crate::apply::{self, Form, Place};
 use crate::diff::{self, Sides, Upper as Side, seen};
-use crate::durability::Durability;
 use crate::entry::{Attributes, EntrySink, EntryStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, IdMap, Mount, Upper, was_volatile};
@@ -52,7 +51,6 @@ pub struct Overlay {
     escapes: OnceLock<bool>,
     /// Whether one sync carries what was done before it.
     ordered: OnceLock<bool>,
-    durability: Durability,
     /// How many files are held whose data is being written back.
     written: Count,
 }
@@ -66,14 +64,7 @@ impl Overlay {
     pub fn new(base: Base, style: XattrStyle) -> Result<Self> {
         let trees = base.root().dir()?;
         let (api, escapes, ordered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { base, trees, style, api, escapes, ordered, durability: Durability::Full, written: Count::default() })
-    }
-
-    /// What layers that are [unpacked ahead](Backend::apply_ahead) are to survive in the end: full by default, for which the data of files
-    /// is written back while they are unpacked, where that is a part of making them durable.
-    #[must_use]
-    pub fn durability(self, durability: Durability) -> Self {
-        Self { durability, ..self }
+        Ok(Self { base, trees, style, api, escapes, ordered, written: Count::default() })
     }
 
     /// The same by way of a certain kernel interface, and as if the kernel did or did not unescape xattrs.
@@ -263,7 +254,7 @@ impl Overlay {
     ) -> Result<Option<Applied>> {
         let form = self.form()?;
         let lower = chain.map(|chain| self.view(chain)).transpose()?;
-        let written = (self.durability.is_full() && self.is_ordered()).then_some(&self.written);
+        let written = (cx.writes_back() && self.is_ordered()).then_some(&self.written);
         let mut fresh = || {
             let dir = self.make(tree, &Attributes::implied())?;
             Ok(Place::new(dir.child(FS.as_bytes())?, dir.child(WORK.as_bytes())?).writing_back(written))

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::shifted::Shifted;
 use super::{Backend, Copy, Overlay};
-use crate::durability::Durability;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mount::{Base, IdMap};
 use crate::parallel::Parallelism;
@@ -39,8 +38,6 @@ pub(crate) struct Means<'a> {
     pub(crate) parallelism: Parallelism,
     /// What becomes of owners without an id.
     pub(crate) ids: Ids,
-    /// What imports survive.
-    pub(crate) durability: Durability,
 }
 
 /// A backend, and why it is this one.
@@ -141,7 +138,7 @@ pub(crate) fn shifts_as(recorded: &str, backend: &dyn Backend) -> bool {
 }
 
 fn overlay(means: Means<'_>, style: XattrStyle, reason: String) -> Result<Chosen> {
-    let backend = Arc::new(Overlay::new(Base::new(means.path.to_owned(), means.trees)?, style)?.durability(means.durability));
+    let backend = Arc::new(Overlay::new(Base::new(means.path.to_owned(), means.trees)?, style)?);
     Ok(Chosen { backend, style: name_of(style).to_owned(), reason })
 }
 
@@ -175,7 +172,7 @@ mod tests {
     use crate::sys::test_support::{Place, mounting, mounting_as_root};
 
     fn means(path: &Path, trees: Dir) -> Means<'_> {
-        Means { path, trees, parallelism: Parallelism::ONE, ids: Ids::Exact, durability: Durability::Full }
+        Means { path, trees, parallelism: Parallelism::ONE, ids: Ids::Exact }
     }
 
     #[test]

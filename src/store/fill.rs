@@ -14,7 +14,7 @@ use crate::store::directories::TREES;
 use crate::store::layer::LayerBytes;
 use crate::store::layer_reader::LayerReader;
 use crate::sys::durable::SyncPoint;
-use crate::sys::write_order;
+use crate::sys::{write_back, write_order};
 use crate::tree::{Applied, TreeId};
 
 /// A layer in a tree that nobody names: the tree goes when this is dropped.
@@ -94,7 +94,7 @@ impl Filled {
         how: How,
         cx: &Context<'_>,
     ) -> Result<Option<Self>> {
-        let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point()?);
+        let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point(cx)?);
         let tree = store.new_tree(lease)?;
         // Goes with what was unpacked, unless all went well.
         let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
@@ -155,8 +155,10 @@ impl Store {
         }
     }
 
-    /// The file system of the trees, before anything is written to it.
-    pub(super) fn sync_point(&self) -> Result<SyncPoint> {
+    /// The file system of the trees, before anything is written to it. Where others have written much that is not on the disk yet, what
+    /// follows in this context is written back while it comes.
+    pub(super) fn sync_point(&self, cx: &Context<'_>) -> Result<SyncPoint> {
+        cx.write_back(self.durability().is_full() && write_back::is_worth_it());
         SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
     }
 

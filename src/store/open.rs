@@ -399,7 +399,7 @@ impl From<Chosen> for Found {
 }
 
 const fn means<'a>(options: &StoreOptions, path: &'a Path, trees: Dir) -> Means<'a> {
-    Means { path, trees, parallelism: options.parallelism, ids: options.ids, durability: options.durability }
+    Means { path, trees, parallelism: options.parallelism, ids: options.ids }
 }
 
 /// Refuses a map that is not the backend's.

@@ -30,6 +30,22 @@ const BEGUN: usize = 112;
 /// more, each waits for all of its own before it goes on.
 const MOST: usize = 256;
 
+/// How much others have to have written for the detour: a `syncfs` waits for it, where many small writes cost more than few large ones.
+const MUCH: u64 = 128 << 20;
+
+/// Whether so much waits in memory to be written that what follows had better not wait for it. It is asked before anything is written, and
+/// tells of all file systems.
+pub(crate) fn is_worth_it() -> bool {
+    std::fs::read_to_string("/proc/meminfo").is_ok_and(|text| waiting(&text) >= MUCH)
+}
+
+/// Bytes that wait to be written, or are being written.
+fn waiting(meminfo: &str) -> u64 {
+    let kibibytes = |line: &str| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
+    let lines = meminfo.lines().filter(|line| line.starts_with("Dirty:") || line.starts_with("Writeback:"));
+    lines.filter_map(kibibytes).fold(0, u64::saturating_add).saturating_mul(1024)
+}
+
 /// Files whose data is written back. Any thread may add some.
 #[derive(Debug)]
 pub(crate) struct WriteBack {
@@ -166,6 +182,13 @@ mod tests {
             written.held.get()
         });
         most.max().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_waits_to_be_written_is_read() {
+        let text = "MemFree:  24 kB\nDirty:               512 kB\nWriteback:             8 kB\nWritebackTmp:          16 kB\n";
+        assert_eq!(waiting(text), 520 << 10);
+        assert_eq!(waiting("Dirty: x kB\nWriteback:\n"), 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use plywood::{Context, Error, ErrorKind, Parallelism, Result};
 use serde_json::Value;
 
 use crate::support::seccomp::forbid;
-use crate::support::{Disk, Sandbox, plywood};
+use crate::support::{Disk, Others, Sandbox, plywood};
 
 /// Nothing of it leaves the root: entries through symlinks that lead out stay inside.
 fn base(canary: &Path) -> Layer {
@@ -302,14 +302,18 @@ fn an_import_waits_for_the_data_of_others_only_where_there_is_no_other_way() {
     for (disk, keeps_order) in [(Disk::Ext4, true), (Disk::Xfs, true), (Disk::Btrfs, false)] {
         Sandbox::root().disk(disk).run(|| {
             image().write_layout(std::env::temp_dir().join("layout"), "latest").unwrap();
+            let others = Others::on(&std::env::temp_dir().join("others"));
             for threads in [1, 3] {
+                others.write();
                 let all = import(&format!("own-{threads}"), threads, &[(libc::SYS_syncfs, libc::EIO)]);
                 assert_eq!(all.is_ok(), keeps_order, "{disk:?}, {threads} threads: {all:?}");
                 // What cannot be waited for by itself is waited for with all the rest.
+                others.write();
                 let forbidden = [(libc::SYS_sync_file_range, libc::ENOSYS), (libc::SYS_syncfs, libc::EIO)];
                 let error = import(&format!("all-{threads}"), threads, &forbidden).unwrap_err();
                 assert!(error.kind() == ErrorKind::Io && whole(&error).contains("syncfs"), "{disk:?}: {}", whole(&error));
                 // What failed is given up.
+                others.write();
                 let lost = import(&format!("lost-{threads}"), threads, &[(libc::SYS_sync_file_range, libc::EIO)]);
                 assert_eq!(lost.is_err(), keeps_order, "{disk:?}, {threads} threads: {lost:?}");
                 if let Err(error) = lost {

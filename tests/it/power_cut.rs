@@ -18,6 +18,7 @@ mod story;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::{fmt, fs};
 
 use plywood::Durability;
@@ -29,7 +30,7 @@ use self::judge::Seen;
 use self::recorder::{FileSystem, Recorder, boot_is};
 use self::story::{IMAGES, Moment, Story, Workload, image};
 use crate::support::work::{Dice, seed};
-use crate::support::{Disk, Sandbox, skip};
+use crate::support::{Disk, Others, Sandbox, skip};
 
 /// Not a test of its own: what serves the disks of the others.
 #[test]
@@ -99,6 +100,12 @@ fn layouts() -> &'static Path {
     layouts
 }
 
+/// Who has much to write meanwhile.
+fn others() -> &'static Others {
+    static OTHERS: OnceLock<Others> = OnceLock::new();
+    OTHERS.get_or_init(|| Others::on(Path::new("/mnt/others")))
+}
+
 /// Records a workload, and cuts the power of it so many times.
 fn cut(
     file_system: FileSystem,
@@ -110,7 +117,9 @@ fn cut(
     let layouts = layouts();
     boot_is(0);
     let mut recorder = Recorder::new(file_system);
-    let story = Story::record(&mut recorder, workload, options, layouts, dice);
+    // Where others have much to write, imports wait for their own data alone, if the file system is one for that.
+    let others = (dice.below(2) == 0).then(others);
+    let story = Story::record(&mut recorder, workload, options, layouts, others, dice);
     let mut chosen: Vec<_> = (0..cuts).map(|_| choose(&story, dice)).collect();
     chosen.sort_by_key(|cut| cut.at);
     let mut count = Count { cuts, ..Count::default() };
@@ -131,8 +140,9 @@ fn cut(
         count.add(&story, at, &format!("{file_system:?} {:?} {workload:?} {cut:?}", options.backend), &seen, verdict);
     }
     println!(
-        "{file_system:?} {:?} {workload:?}: log of {} with {} flushes; {count}",
+        "{file_system:?} {:?} {workload:?}{}: log of {} with {} flushes; {count}",
         options.backend,
+        if others.is_some() { " beside others" } else { "" },
         story.length,
         story.flushes.len()
     );

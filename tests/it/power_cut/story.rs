@@ -15,6 +15,7 @@ use plywood::{Context, Result};
 use rustix::fs::{Advice, fadvise};
 
 use super::recorder::Recorder;
+use crate::support::Others;
 use crate::support::work::{self, Dice, chain};
 
 /// What the story is about.
@@ -277,6 +278,7 @@ impl Story {
         workload: Workload,
         options: &StoreOptions,
         layouts: &Path,
+        others: Option<&Others>,
         dice: &mut Dice,
     ) -> Self {
         let mounted = recorder.record();
@@ -291,6 +293,9 @@ impl Story {
             let mut store = None;
             let (mut log, mut checkpoints) = (0, 0);
             for verb in verbs {
+                if let (Some(others), Verb::Import(_)) = (others, &verb) {
+                    others.write();
+                }
                 let began = recorder.mark();
                 let done = match &store {
                     None => Store::open_with(&options).map(|made| store = Some(made)),

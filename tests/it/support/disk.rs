@@ -99,3 +99,21 @@ fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).env("PATH", path).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Somebody else, who has written much that is not on the disk yet.
+#[cfg(feature = "testing")]
+pub(crate) struct Others(File);
+
+#[cfg(feature = "testing")]
+impl Others {
+    /// On an ext4 of its own, mounted there. Only within a root sandbox.
+    pub(crate) fn on(target: &Path) -> Self {
+        Disk::Ext4.mount(target);
+        Self(File::create(target.join("data")).unwrap())
+    }
+
+    /// Writes it, again: from here on for some seconds it waits.
+    pub(crate) fn write(&self) {
+        std::os::unix::fs::FileExt::write_all_at(&self.0, &vec![7; 192 << 20], 0).unwrap();
+    }
+}

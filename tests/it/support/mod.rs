@@ -15,6 +15,8 @@ pub(crate) mod verbs;
 pub(crate) mod work;
 
 pub(crate) use disk::Disk;
+#[cfg(feature = "testing")]
+pub(crate) use disk::Others;
 #[cfg(all(feature = "cli", feature = "testing"))]
 pub(crate) use programs::programs;
 pub(crate) use sandbox::{Sandbox, arguments};
