@@ -224,6 +224,13 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether a disk could not read or write.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        self.raw_os_error() == Some(libc::EIO)
+    }
+}
+
 impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op)?;

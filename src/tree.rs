@@ -119,8 +119,8 @@ pub struct Applied {
     pub usage: Usage,
     /// What the layer hides, where its tree is a change that does not say so itself.
     pub markers: Vec<Marker>,
-    /// The data of all its files is on the disk, and what the file system has noted of them and of all names is at least in its log: where
-    /// that [comes in order](crate::backend::Backend::keeps_order_with), the sync of any later change makes the tree durable.
+    /// The data of all its files is written, and what the file system has noted of them and of all names is at least in its log: where that
+    /// [comes in order](crate::backend::Backend::keeps_order_with), the sync of a directory that was touched later makes the tree durable.
     pub is_written_back: bool,
 }
 

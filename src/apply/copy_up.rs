@@ -43,7 +43,7 @@ impl Applier<'_> {
                 let cx = self.cx;
                 copy::copy_data(&File::from(inode::reopen(original)?), &file, &mut || cx.check("apply layer"))?;
                 self.metadata.set(&file, path, &attributes, Before::New, Mode::Set)?;
-                self.files.is_written(file);
+                self.files.finished(file);
             }
             FileType::Symlink => {
                 to.symlink(&inode::readlink(&original)?, name)?;

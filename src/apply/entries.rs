@@ -231,7 +231,7 @@ impl<'a> Applier<'a> {
                     }),
                     None => {
                         self.metadata.set(&file, path, attributes, Before::New, Mode::Set)?;
-                        self.files.is_written(file);
+                        self.files.finished(file);
                         Ok(())
                     }
                 }

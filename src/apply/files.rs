@@ -72,7 +72,7 @@ impl Files {
                 return;
             }
             match new.write() {
-                Ok(()) => written_to_end(written.as_deref(), new.file),
+                Ok(()) => write_back(written.as_deref(), new.file),
                 Err(error) => {
                     left.0.lock().failure.get_or_insert(error);
                 }
@@ -81,9 +81,9 @@ impl Files {
         Ok(())
     }
 
-    /// A file that was not left to others has all its content and attributes.
-    pub(super) fn is_written(&self, file: File) {
-        written_to_end(self.written.as_deref(), file);
+    /// Takes a file that was not left to others, with all its content and attributes.
+    pub(super) fn finished(&self, file: File) {
+        write_back(self.written.as_deref(), file);
     }
 
     /// All files that were left to others are written when this returns.
@@ -120,7 +120,7 @@ impl Drop for Files {
     }
 }
 
-fn written_to_end(written: Option<&WriteBack>, file: File) {
+fn write_back(written: Option<&WriteBack>, file: File) {
     if let Some(written) = written {
         written.add(file);
     }

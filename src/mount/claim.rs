@@ -71,8 +71,8 @@ impl Mount {
 
     /// Whether an upperdir is part of a mounted overlay, in any namespace.
     fn overlay_in_use(&self, style: XattrStyle, lowers: &[EntryPath], upper: &Upper) -> Result<bool> {
-        // There is no index with xattrs of users.
-        if self.api() != Api::Legacy && style == XattrStyle::Trusted {
+        // There is no index with xattrs of users, and older kernels take no upperdir that is attached nowhere.
+        if self.api() == Api::Descriptors && style == XattrStyle::Trusted {
             // What can go wrong with it keeps nobody from asking the other way.
             if let Ok(Some(answer)) = self.ask_quietly(upper) {
                 return Ok(answer);
@@ -103,7 +103,7 @@ impl Mount {
 
     /// Asks by an overlay over the upperdir itself that the kernel refuses after that check in any case: the workdir is the upperdir. One
     /// that really came to be would leave an index and xattrs behind. The kernel's log has an error of it each time, which can take a
-    /// millisecond where a console shows it.
+    /// millisecond where a console shows it: so only where there is no other way.
     fn ask_in_vain(&self, style: XattrStyle, lowers: &[EntryPath], upper: &Upper) -> Result<bool> {
         let api = self.api();
         let asked = if api == Api::Legacy {

@@ -161,6 +161,8 @@ impl Store {
         };
         let over = if self.backend().is_whole() { vec![row.tree] } else { chain };
         let limits = options.limits.as_ref().unwrap_or_else(|| self.limits());
+        // Whoever commits the tree syncs all that was written to it.
+        cx.write_back(false);
         let crew = Crew::new(self.parallelism());
         let (diff_id, size) = self.with_supply(source, &options.expected(), &crew, cx, |supply| {
             let bytes = LayerBytes { supply, crew: &crew, media_type: options.media_type.as_ref(), limits };

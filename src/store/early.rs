@@ -3,14 +3,14 @@
 //! The archive is read by one thread, which never waits for the others: what comes goes into its blob, and whoever unpacks follows that.
 //! A layer is unpacked by guesses, as in [`stack`](super::stack), into a tree that nobody names; the image takes those that are its own,
 //! the others go. What is known to be unpacked already is left alone, and once the image is known nothing else is begun or gone on with.
-//! A layer that fails here is none for now: the image that has it finds out why.
+//! A layer that fails here is none for now: the image that has it finds out why. But a disk that fails ends the import.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::compression::Compression;
 use crate::digest::{Algorithm, DiffId, Digest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metadata::LeaseId;
 use crate::parallel::{Crew, Seat};
 use crate::progress::{Context, Progress, Report};
@@ -42,6 +42,7 @@ struct State {
     workers: usize,
     closed: bool,
     unpacked: Vec<Guessed>,
+    lost: Option<Error>,
 }
 
 /// A layer, or what looks like one, whose bytes come.
@@ -98,6 +99,7 @@ impl<'a> Early<'a> {
             (result, self.crew.lend())
         });
         drop(lent);
+        let result = result.and_then(|read| self.state().lost.take().map_or(Ok(read), Err));
         let (mut unpacked, is_known) = (std::mem::take(&mut self.state().unpacked), result.is_ok());
         unpacked.retain(|layer| {
             let is_wanted = is_known && self.is_wanted(&layer.blob);
@@ -144,6 +146,8 @@ impl<'a> Early<'a> {
         match self.try_unpack(&layer, &self.cx.apart(&progress)) {
             Ok(Some(guessed)) => self.state().unpacked.push(guessed),
             Ok(None) => {}
+            // What a disk has lost is not tried again.
+            Err(error) if error.is_of_disk() => drop(self.state().lost.get_or_insert(error)),
             Err(error) => tracing::debug!(%error, "what looked like a layer is not unpacked for now"),
         }
     }

@@ -53,6 +53,7 @@ impl Filled {
         chain: &[TreeId],
         cx: &Context<'_>,
     ) -> Result<Self> {
+        store.choose_write_back(cx);
         let how = if store.unpacks_in_place() { How::Ahead } else { How::Tree };
         let filled = Self::make(store, lease, bytes, algorithm, Some(chain), how, cx)?;
         filled.ok_or_else(|| Error::new(ErrorKind::Unsupported, "import layer").because("the backend unpacked nothing"))
@@ -94,7 +95,7 @@ impl Filled {
         how: How,
         cx: &Context<'_>,
     ) -> Result<Option<Self>> {
-        let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point(cx)?);
+        let (backend, ids, point) = (store.backend(), store.ids(), store.sync_point()?);
         let tree = store.new_tree(lease)?;
         // Goes with what was unpacked, unless all went well.
         let (applied, diff_id) = (Applied::new(Usage::default()), DiffId(algorithm.digest(b"")));
@@ -155,10 +156,13 @@ impl Store {
         }
     }
 
-    /// The file system of the trees, before anything is written to it. Where others have written much that is not on the disk yet, what
-    /// follows in this context is written back while it comes.
-    pub(super) fn sync_point(&self, cx: &Context<'_>) -> Result<SyncPoint> {
+    /// Where others have written much that is not on the disk yet, what is unpacked in this context is written back while it comes.
+    pub(super) fn choose_write_back(&self, cx: &Context<'_>) {
         cx.write_back(self.durability().is_full() && write_back::is_worth_it());
+    }
+
+    /// The file system of the trees, before anything is written to it.
+    pub(super) fn sync_point(&self) -> Result<SyncPoint> {
         SyncPoint::before_writes(self.directory().child(TREES.as_bytes())?)
     }
 

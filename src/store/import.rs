@@ -245,7 +245,8 @@ impl Store {
                 None => error,
             })
         };
-        let (point, crew) = (self.sync_point(cx)?, Crew::new(self.parallelism()));
+        self.choose_write_back(cx);
+        let (point, crew) = (self.sync_point()?, Crew::new(self.parallelism()));
         let ((files, chosen), guessed) = match source.open(limits, intake)? {
             Source::InPlace(files) => {
                 let chosen = choose(&files, intake)?;

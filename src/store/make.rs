@@ -161,7 +161,7 @@ impl Store {
     /// Makes a tree of these layers, topmost first, over a copy of another one. Nothing is named, nor need anything be durable; on an
     /// error nothing is left.
     pub(super) fn build(&self, lease: LeaseId, base: Option<TreeId>, layers: &[(&DiffId, Ids)], cx: &Context<'_>) -> Result<Built> {
-        let unsynced = Some(self.sync_point(cx)?);
+        let unsynced = Some(self.sync_point()?);
         let (tree, spare) = (self.new_tree(lease)?, self.new_tree(lease)?);
         let (store, applied) = (self.clone(), Applied::new(Default::default()));
         let mut built = Built { store, tree, spare, applied, unsynced, is_named: false };

@@ -14,10 +14,11 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::describe;
 use crate::error::{Error, Result};
 
 /// How many files are begun at once.
@@ -153,7 +154,7 @@ impl WriteBack {
             // A sandbox, or a kind of file, that does not have the call.
             Some(libc::ENOSYS | libc::EPERM | libc::EACCES | libc::EINVAL | libc::ESPIPE) => state.refused = true,
             _ => {
-                state.failure.get_or_insert_with(|| Error::io("sync_file_range", error));
+                state.failure.get_or_insert_with(|| Error::io("sync_file_range", error).at(describe(file.0.as_fd(), b"")));
             }
         }
     }

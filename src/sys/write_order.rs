@@ -1,10 +1,10 @@
 //! Whether one sync carries everything that was done to names and inodes before it.
 //!
 //! POSIX promises that of no file system, and most promise no more than POSIX. Two have one log for all, which reaches the disk in the
-//! order in which things were done: ext4 with a journal (`fsync` commits the transaction in which the inode was changed last, and
+//! order in which things were done: ext4 with a journal inside (`fsync` commits the transaction in which the inode was changed last, and
 //! transactions are committed one after the other: kernel document `filesystems/ext4/journal.rst`), and xfs (`fsync` forces the log
 //! up to the inode's last change, and what a checkpoint holds comes in order: `filesystems/xfs/xfs-delayed-logging-design.rst`). ext4
-//! without a journal, ext2 and btrfs, which logs single inodes, do not.
+//! without a journal, or with one on another disk, ext2 and btrfs, which logs single inodes, do not.
 //!
 //! ext4 made with `fast_commit` (not by default) logs for the `fsync` of a regular file only what it has kept a list of, and what is
 //! done to a directory's owner, mode and times after it was made is not on it (`fs/ext4/fast_commit.c`, `ext4_fc_track_inode`). The
@@ -25,7 +25,7 @@ const XFS: u64 = 0x5846_5342;
 pub(crate) fn is_kept(directory: impl AsFd) -> bool {
     match kind(&directory) {
         Some(XFS) => true,
-        Some(EXT) => has_journal(directory).unwrap_or(false),
+        Some(EXT) => has_own_journal(directory).unwrap_or(false),
         _ => false,
     }
 }
@@ -60,17 +60,19 @@ pub(crate) fn bar_fast_commit(directory: impl AsFd, name: &[u8]) -> Result<bool>
     xattr::remove(&directory, name).map(|()| true)
 }
 
-/// ext2 and ext4 without a journal have the same number as ext4. The kernel tells of each ext4 whether a task commits its journal; the
-/// task's number is 0 in another PID namespace.
-fn has_journal(directory: impl AsFd) -> Option<bool> {
+/// ext2 and ext4 without a journal have the same number as ext4. The kernel tells of each journal that is in use, by the name of its device,
+/// and the number of its inode where it is on the file system itself. One on a disk of its own can be there before the data is, which lies in
+/// the other disk's cache.
+fn has_own_journal(directory: impl AsFd) -> Option<bool> {
     let (major, minor) = inode::stat(directory).ok()?.dev;
     let device = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    let task = std::fs::read_to_string(std::path::Path::new("/sys/fs/ext4").join(device.file_name()?).join("journal_task")).ok()?;
-    Some(is_task(&task))
+    let device = device.file_name()?.to_str()?.to_owned();
+    let journals = std::fs::read_dir("/proc/fs/jbd2").ok()?;
+    Some(journals.flatten().any(|journal| journal.file_name().to_str().is_some_and(|name| is_inside(name, &device))))
 }
 
-fn is_task(text: &str) -> bool {
-    text.trim().parse::<u32>().is_ok()
+fn is_inside(journal: &str, device: &str) -> bool {
+    journal.strip_prefix(device).and_then(|rest| rest.strip_prefix('-')).is_some_and(|inode| inode.parse::<u32>().is_ok())
 }
 
 #[cfg(test)]
@@ -84,10 +86,15 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_has_a_task() {
-        assert!(is_task("15627\n"));
-        assert!(is_task("0\n"));
-        assert!(!is_task("<none>\n"));
-        assert!(!is_task(""));
+    fn a_journal_is_known_by_its_name() {
+        for (journal, device) in
+            [("loop0-8", "loop0"), ("nvme0n1p1-8", "nvme0n1p1"), ("cciss!c0d0-8", "cciss!c0d0"), ("dm-0-8", "dm-0")]
+        {
+            assert!(is_inside(journal, device), "{journal}");
+        }
+        for (journal, device) in [("loop0", "loop0"), ("loop1", "loop0"), ("loop10-8", "loop1"), ("dm-0", "dm-0"), ("sda-x", "sda")]
+        {
+            assert!(!is_inside(journal, device), "{journal}");
+        }
     }
 }

@@ -299,7 +299,7 @@ fn an_import_waits_for_the_data_of_others_only_where_there_is_no_other_way() {
         };
         std::thread::scope(|scope| scope.spawn(job).join().unwrap()).map(drop)
     };
-    for (disk, keeps_order) in [(Disk::Ext4, true), (Disk::Xfs, true), (Disk::Btrfs, false)] {
+    for (disk, keeps_order) in [(Disk::Ext4, true), (Disk::Xfs, true), (Disk::TwoDiskExt4, false), (Disk::Btrfs, false)] {
         Sandbox::root().disk(disk).run(|| {
             image().write_layout(std::env::temp_dir().join("layout"), "latest").unwrap();
             let others = Others::on(&std::env::temp_dir().join("others"));

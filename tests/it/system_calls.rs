@@ -13,6 +13,7 @@ use std::io::{BufReader, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -26,7 +27,7 @@ use plywood::{Context, Error, ErrorKind, Result};
 
 use crate::support::tracer::{self, At, Traced};
 use crate::support::work::{Dice, chain, seed};
-use crate::support::{Disk, Sandbox, is_root, skip};
+use crate::support::{Disk, Others, Sandbox, is_root, skip};
 
 /// Tells the process that is to be traced where the store is, and what to do in it.
 const DOES: &str = "PLYWOOD_TEST_TRACED";
@@ -83,7 +84,13 @@ fn image(number: u8) -> Image {
         .hardlink("same", "etc/motd")
         .whiteout("etc/old")
         .xattr("user.kind", "none");
-    Image::new().env(&format!("N={number}")).layer(base, Compression::Gzip).layer(top, Compression::None)
+    // Stands on nothing below: who guesses is right.
+    let own = Layer::new().dir("opt", 0o755).file(format!("opt/{number}"), vec![number; 5000]);
+    Image::new()
+        .env(&format!("N={number}"))
+        .layer(base, Compression::Gzip)
+        .layer(top, Compression::None)
+        .layer(own, Compression::Gzip)
 }
 
 fn name_of(number: u8) -> Name {
@@ -247,6 +254,11 @@ impl Verb {
         }
     }
 
+    /// Whether it is made durable in another way where others have much to write.
+    fn brings_in(self) -> bool {
+        matches!(self, Self::Import | Self::Archive | Self::Pipe)
+    }
+
     /// What is there whatever happens to it.
     fn keeps(self) -> &'static [&'static str] {
         match self {
@@ -309,12 +321,13 @@ struct Run {
 struct Stage {
     verb: Verb,
     backend: BackendChoice,
+    others: Option<&'static Others>,
     temporary: tempfile::TempDir,
 }
 
 impl Stage {
-    fn new(verb: Verb, backend: BackendChoice) -> Self {
-        let stage = Self { verb, backend, temporary: tempfile::tempdir().unwrap() };
+    fn new(verb: Verb, backend: BackendChoice, others: Option<&'static Others>) -> Self {
+        let stage = Self { verb, backend, others, temporary: tempfile::tempdir().unwrap() };
         for number in [1, 2] {
             image(number).write_layout(stage.temporary.path().join(format!("image {number}")), "latest").unwrap();
         }
@@ -329,6 +342,7 @@ impl Stage {
     }
 
     fn run(&self, at: At) -> Run {
+        self.others.iter().for_each(|others| others.write());
         let (directory, mut child) = self.start(&[]);
         let traced = tracer::follow(&child, at, &mut ());
         let mut said = String::new();
@@ -456,10 +470,12 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
         return skip("system_calls", &reason);
     }
     let mut dice = Dice::new(seed());
+    let others = is_root().then(others);
     let before = mounts();
     for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
         for verb in verbs() {
-            let stage = Stage::new(verb, backend.clone());
+            let others = others.filter(|_| verb.brings_in() && dice.below(2) == 0);
+            let stage = Stage::new(verb, backend.clone(), others);
             let counted = stage.run(At::Nothing);
             assert!(counted.said.contains("\nDONE"), "{verb:?}: {}", counted.said);
             let calls = counted.traced.calls.clone();
@@ -496,7 +512,8 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
                     runs += 1;
                 }
             }
-            println!("{backend:?} {verb:?}: {} calls, {runs} runs; done in spite of a failed {ignored:?}", calls.len());
+            let beside = if others.is_some() { " beside others" } else { "" };
+            println!("{backend:?} {verb:?}{beside}: {} calls, {runs} runs; done in spite of a failed {ignored:?}", calls.len());
         }
     }
     let loops = fs::read_dir("/sys/block").unwrap().filter(|block| {
@@ -504,6 +521,12 @@ fn everywhere(trouble: impl Fn(usize, &mut Dice) -> Vec<At>) {
         fs::read_to_string(backing).is_ok_and(|file| file.contains("/run/store"))
     });
     assert_eq!(loops.count(), 0, "loop devices");
+}
+
+/// Who has much to write meanwhile.
+fn others() -> &'static Others {
+    static OTHERS: OnceLock<Others> = OnceLock::new();
+    OTHERS.get_or_init(|| Others::on(Path::new("/mnt/others")))
 }
 
 fn sandbox() -> Sandbox {

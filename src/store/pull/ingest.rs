@@ -122,6 +122,8 @@ impl PullIngest {
         // What failed, of bytes that were not all there or are wrong, is tried once more when they are whole, and says why then.
         match unpacked {
             Ok(unpacked) => self.unpacked = unpacked,
+            // What a disk has lost is not tried again.
+            Err(error) if error.is_of_disk() => return Err(error),
             Err(error) => tracing::debug!(%error, layer = %part.diff_id, "the layer is not unpacked while it comes"),
         }
         Ok(())

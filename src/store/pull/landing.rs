@@ -118,6 +118,7 @@ impl Shared {
         cx: &Context<'_>,
     ) -> Result<Option<Unpacked>> {
         let cx = cx.apart(cx.progress());
+        self.store.choose_write_back(&cx);
         let media_type = Some(&part.reference.descriptor.media_type).filter(|_| !is_plain);
         let bytes = LayerBytes { supply, crew: &self.crew, media_type, limits: &self.limits };
         let (lease, algorithm) = (self.lease()?, part.diff_id.0.algorithm());

@@ -14,6 +14,9 @@ pub(crate) enum Disk {
     /// ext4 with fast commits.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     FastExt4,
+    /// ext4 whose journal is on a disk of its own.
+    #[cfg_attr(not(feature = "testing"), allow(dead_code))]
+    TwoDiskExt4,
     /// ext4 of few bytes, all of them for everybody, and few inodes: to be filled.
     #[cfg_attr(not(feature = "testing"), allow(dead_code))]
     SmallExt4,
@@ -41,6 +44,7 @@ impl Disk {
     fn maker(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
+            Self::TwoDiskExt4 => Some(("mkfs.ext4", &["-q", "-F", "-b", "4096"])),
             Self::FastExt4 => Some(("mkfs.ext4", &["-q", "-F", "-O", "fast_commit"])),
             Self::SmallExt4 => Some(("mkfs.ext4", &["-q", "-F", "-m", "0", "-N", "512"])),
             Self::Ext2WithoutTypes => Some(("mkfs.ext2", &["-q", "-F", "-O", "^filetype"])),
@@ -82,22 +86,38 @@ impl Disk {
                 Self::Tmpfs(size) => ("tmpfs", format!("size={size},mode=1777")),
                 _ => ("ramfs", "mode=1777".to_owned()),
             };
-            return run("mount", &["-t", kind, "-o", &options, kind, target_text]);
+            run("mount", &["-t", kind, "-o", &options, kind, target_text]);
+            return;
         };
         let image = Path::new(super::sandbox::STAGE).join(format!("{}.img", target_text.replace('/', "_")));
         File::create(&image).unwrap().set_len(self.size()).unwrap();
         let image_text = image.to_str().unwrap();
-        run(maker, &[arguments, &[image_text]].concat());
+        let journal = (self == Self::TwoDiskExt4).then(|| journal(&image.with_extension("journal")));
+        let journal_option = journal.as_ref().map(|device| format!("device={device}"));
+        let journal_arguments: Vec<&str> = journal_option.iter().flat_map(|option| ["-J", option.as_str()]).collect();
+        run(maker, &[arguments, &journal_arguments, &[image_text]].concat());
         run("mount", &["-o", "loop", image_text, target_text]);
+        // It stays as long as it is in use.
+        journal.iter().for_each(|device| drop(run("losetup", &["--detach", device])));
         fs::set_permissions(target, Permissions::from_mode(0o1777)).unwrap();
     }
 }
 
+/// A device with a journal for an ext4.
 #[track_caller]
-fn run(program: &str, arguments: &[&str]) {
+fn journal(image: &Path) -> String {
+    File::create(image).unwrap().set_len(32 << 20).unwrap();
+    let image = image.to_str().unwrap();
+    run("mke2fs", &["-q", "-F", "-b", "4096", "-O", "journal_dev", image]);
+    run("losetup", &["--find", "--show", image]).trim().to_owned()
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) -> String {
     let path = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program).args(arguments).env("PATH", path).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Somebody else, who has written much that is not on the disk yet.

@@ -110,7 +110,7 @@ fn no_descriptor_is_inherited_by_a_program_whatever_is_going_on() {
         let every = if taken() == Taken::All { 1 } else { 16 };
         for backend in [BackendChoice::Overlay, BackendChoice::Copy] {
             for verb in VERBS {
-                let stage = Stage::new(verb, backend.clone());
+                let stage = Stage::new(verb, backend.clone(), None);
                 let (_, mut child) = stage.start(&[(ASKED, "1")]);
                 let mut asks = Asks {
                     verb: format!("{backend:?} {verb:?}"),
